@@ -1,0 +1,277 @@
+"""The AASIST back-end: residual encoder, graph attention over spectral and temporal nodes, readout.
+
+Jung et al. 2022, "AASIST: Audio anti-spoofing using integrated spectro-temporal graph attention networks"
+(arXiv 2110.01200), as the public implementations compute it. The graph has no padding mask: all clips of a batch have
+one length.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def conv_then_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
+    """`norm(conv(inputs))`, in evaluation as one convolution with the normalisation folded into its weights."""
+    if norm.training:
+        return norm(conv(inputs))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = (conv.bias - norm.running_mean) * scale + norm.bias
+    return F.conv2d(inputs, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
+def norm_then_conv(norm: nn.BatchNorm2d, conv: nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+    """`conv(norm(inputs))` for a 1 x 1 convolution, in evaluation as one convolution."""
+    if norm.training:
+        return conv(norm(inputs))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    bias = conv.bias + conv.weight[:, :, 0, 0] @ shift
+    return F.conv2d(inputs, conv.weight * scale[None, :, None, None], bias)
+
+
+class ResidualBlock(GradientCheckpointingLayer):
+    """Two 2 x 3 convolutions with a skip connection, then max-pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int, pooling: tuple[int, int], is_first: bool):
+        super().__init__()
+        if not is_first:
+            # Dead weight: the published code normalises the input here and then convolves the input itself, so this
+            # layer never reaches the output. It stays because every published checkpoint and parameter count has it.
+            self.unused_norm = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=(2, 3), padding=(1, 1))
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=(2, 3), padding=(0, 1))
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=(1, 3), padding=(0, 1))
+        else:
+            self.shortcut = nn.Identity()
+        self.pooling = tuple(pooling)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, in_channels, height, width)` -> `(batch, out_channels, height // pool, width // pool)`"""
+        residual = self.shortcut(hidden_states)
+        hidden_states = F.selu(conv_then_norm(self.conv1, self.norm, hidden_states))  # height + 1
+        hidden_states = self.conv2(hidden_states) + residual  # height again
+        return hidden_states if self.pooling == (1, 1) else F.max_pool2d(hidden_states, self.pooling)
+
+
+class ResidualEncoder(nn.Module):
+    """Map of filters over time -> channels over a smaller map."""
+
+    def __init__(self, config):
+        super().__init__()
+        channels = [1, *config.encoder_channels]
+        self.input_norm = nn.BatchNorm2d(1)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels[i], channels[i + 1], pooling, is_first=i == 0)
+            for i, pooling in enumerate(config.encoder_pooling)
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """`(batch, 1, height, width)` -> `(batch, channels, height', width')`"""
+        hidden_states = F.selu(self.input_norm(features))
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        return hidden_states
+
+
+class MaxNodes(nn.Module):
+    """Nodes as the largest magnitude along the other axis (stand-alone AASIST)."""
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(batch, channels, height, width)` -> nodes `(batch, height, channels)` and `(batch, width, channels)`"""
+        magnitude = hidden_states.abs()
+        return magnitude.amax(dim=3).transpose(1, 2), magnitude.amax(dim=2).transpose(1, 2)
+
+
+class AttentiveNodes(nn.Module):
+    """Nodes as learned weighted sums along the other axis (W2V2-AASIST, Tak et al. 2022, arXiv 2202.12233)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.input_norm = nn.BatchNorm2d(channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, kernel_size=1)
+        self.norm = nn.BatchNorm2d(2 * channels)
+        self.contract = nn.Conv2d(2 * channels, channels, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(batch, channels, height, width)` -> nodes `(batch, height, channels)` and `(batch, width, channels)`"""
+        hidden_states = F.selu(self.input_norm(hidden_states))
+        logits = norm_then_conv(self.norm, self.contract, F.selu(self.expand(hidden_states)))
+        spectral = (hidden_states * logits.softmax(dim=3)).sum(dim=3)
+        temporal = (hidden_states * logits.softmax(dim=2)).sum(dim=2)
+        return spectral.transpose(1, 2), temporal.transpose(1, 2)
+
+
+def pair_scores(
+    rows: torch.Tensor, columns: torch.Tensor, projection: nn.Linear, weight: torch.Tensor
+) -> torch.Tensor:
+    """Attention logits of every pair, `weight . tanh(projection(row * column))`.
+
+    `(batch, rows, dim)`, `(batch, columns, dim)` -> `(batch, rows, columns)`
+    """
+    pairs = rows[:, :, None] * columns[:, None]  # (batch, rows, columns, dim)
+    return (torch.tanh(projection(pairs)) @ weight)[..., 0]
+
+
+def self_pair_scores(nodes: torch.Tensor, projection: nn.Linear, weight: torch.Tensor) -> torch.Tensor:
+    """[`pair_scores`] of the nodes with themselves: symmetric, so only one triangle is computed.
+
+    `(batch, nodes, dim)` -> `(batch, nodes, nodes)`
+    """
+    count = nodes.shape[1]
+    row, column = torch.triu_indices(count, count, device=nodes.device)
+    pairs = nodes[:, row] * nodes[:, column]  # (batch, count * (count + 1) / 2, dim)
+    triangle = (torch.tanh(projection(pairs)) @ weight)[..., 0]
+    position = torch.empty(count, count, dtype=torch.long, device=nodes.device)
+    position[row, column] = position[column, row] = torch.arange(len(row), device=nodes.device)
+    return triangle[:, position]
+
+
+class GraphNorm(nn.BatchNorm1d):
+    """Batch normalisation of node features over batch and nodes."""
+
+    def forward(self, nodes: torch.Tensor) -> torch.Tensor:
+        return super().forward(nodes.flatten(0, 1)).view_as(nodes)
+
+
+class GraphLayer(nn.Module):
+    """Attention among nodes of one kind."""
+
+    def __init__(self, in_dim: int, out_dim: int, temperature: float, dropout: float):
+        super().__init__()
+        self.temperature = temperature
+        self.dropout = nn.Dropout(dropout)
+        self.pair_projection = nn.Linear(in_dim, out_dim)
+        self.pair_weight = nn.Parameter(torch.empty(out_dim, 1))
+        self.attended_projection = nn.Linear(in_dim, out_dim)
+        self.own_projection = nn.Linear(in_dim, out_dim)
+        self.norm = GraphNorm(out_dim)
+
+    def forward(self, nodes: torch.Tensor) -> torch.Tensor:
+        """`(batch, nodes, in_dim)` -> `(batch, nodes, out_dim)`"""
+        nodes = self.dropout(nodes)
+        scores = self_pair_scores(nodes, self.pair_projection, self.pair_weight)
+        attention = (scores / self.temperature).softmax(dim=-1)
+        nodes = self.attended_projection(attention @ nodes) + self.own_projection(nodes)
+        return F.selu(self.norm(nodes))
+
+
+class HeterogeneousGraphLayer(nn.Module):
+    """Attention among temporal and spectral nodes at once, and a master node that listens to all of them."""
+
+    def __init__(self, in_dim: int, out_dim: int, temperature: float, dropout: float):
+        super().__init__()
+        self.temperature = temperature
+        self.dropout = nn.Dropout(dropout)
+        self.temporal_projection = nn.Linear(in_dim, in_dim)
+        self.spectral_projection = nn.Linear(in_dim, in_dim)
+        self.pair_projection = nn.Linear(in_dim, out_dim)
+        self.temporal_pair_weight = nn.Parameter(torch.empty(out_dim, 1))
+        self.spectral_pair_weight = nn.Parameter(torch.empty(out_dim, 1))
+        self.cross_pair_weight = nn.Parameter(torch.empty(out_dim, 1))
+        self.master_pair_projection = nn.Linear(in_dim, out_dim)
+        self.master_pair_weight = nn.Parameter(torch.empty(out_dim, 1))
+        self.attended_projection = nn.Linear(in_dim, out_dim)
+        self.own_projection = nn.Linear(in_dim, out_dim)
+        self.master_attended_projection = nn.Linear(in_dim, out_dim)
+        self.master_own_projection = nn.Linear(in_dim, out_dim)
+        self.norm = GraphNorm(out_dim)
+
+    def _attention(self, temporal: torch.Tensor, spectral: torch.Tensor) -> torch.Tensor:
+        """Attention of shape `(batch, nodes, nodes)`, temporal nodes first; the logits are symmetric."""
+        projection = self.pair_projection
+        cross = pair_scores(temporal, spectral, projection, self.cross_pair_weight)
+        upper = torch.cat([self_pair_scores(temporal, projection, self.temporal_pair_weight), cross], dim=2)
+        own = self_pair_scores(spectral, projection, self.spectral_pair_weight)
+        lower = torch.cat([cross.transpose(1, 2), own], dim=2)
+        return (torch.cat([upper, lower], dim=1) / self.temperature).softmax(dim=-1)
+
+    def _update_master(self, nodes: torch.Tensor, master: torch.Tensor) -> torch.Tensor:
+        scores = torch.tanh(self.master_pair_projection(nodes * master)) @ self.master_pair_weight
+        attention = (scores / self.temperature).softmax(dim=1)  # (batch, nodes, 1)
+        attended = attention.transpose(1, 2) @ nodes  # (batch, 1, in_dim)
+        return self.master_attended_projection(attended) + self.master_own_projection(master)
+
+    def forward(
+        self, temporal: torch.Tensor, spectral: torch.Tensor, master: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Temporal, spectral and master nodes of size `in_dim` -> the same, of size `out_dim`"""
+        sizes = [temporal.shape[1], spectral.shape[1]]
+        nodes = torch.cat([self.temporal_projection(temporal), self.spectral_projection(spectral)], dim=1)
+        nodes = self.dropout(nodes)
+        attention = self._attention(*nodes.split(sizes, dim=1))
+        master = self._update_master(nodes, master)
+        nodes = self.attended_projection(attention @ nodes) + self.own_projection(nodes)
+        temporal, spectral = F.selu(self.norm(nodes)).split(sizes, dim=1)
+        return temporal, spectral, master
+
+
+class GraphPool(nn.Module):
+    """Keeps the best-scoring share of the nodes, in descending order of their score."""
+
+    def __init__(self, dim: int, ratio: float, dropout: float):
+        super().__init__()
+        self.ratio = ratio
+        self.dropout = nn.Dropout(dropout)
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(batch, nodes, dim)` -> kept nodes `(batch, kept, dim)`, scores in (0, 1) of all nodes `(batch, nodes)`"""
+        scores = torch.sigmoid(self.score(self.dropout(nodes)))  # (batch, nodes, 1)
+        kept = max(int(nodes.shape[1] * self.ratio), 1)
+        # The two branches are merged position by position, so the order is part of the function.
+        order = scores.topk(kept, dim=1).indices.expand(-1, -1, nodes.shape[2])
+        return (nodes * scores).gather(1, order), scores[..., 0]
+
+
+class GraphBranch(nn.Module):
+    """Two heterogeneous layers with pooling between them and a residual connection."""
+
+    def __init__(self, config):
+        super().__init__()
+        in_dim, out_dim = config.graph_dims
+        temperature, ratio = config.temperatures[2], config.pool_ratios[2]
+        self.master = nn.Parameter(torch.empty(1, 1, in_dim))
+        self.layer1 = HeterogeneousGraphLayer(in_dim, out_dim, temperature, config.graph_dropout)
+        self.temporal_pool = GraphPool(out_dim, ratio, config.pool_dropout)
+        self.spectral_pool = GraphPool(out_dim, ratio, config.pool_dropout)
+        self.layer2 = HeterogeneousGraphLayer(out_dim, out_dim, temperature, config.graph_dropout)
+        self.dropout = nn.Dropout(config.branch_dropout)
+
+    def forward(self, temporal: torch.Tensor, spectral: torch.Tensor) -> list[torch.Tensor]:
+        """Nodes of size `graph_dims[0]` -> temporal, spectral and master nodes of size `graph_dims[1]`"""
+        temporal, spectral, master = self.layer1(temporal, spectral, self.master)
+        temporal, spectral = self.temporal_pool(temporal)[0], self.spectral_pool(spectral)[0]
+        update = self.layer2(temporal, spectral, master)
+        return [self.dropout(old + new) for old, new in zip((temporal, spectral, master), update, strict=True)]
+
+
+class GraphBackend(nn.Module):
+    """Encoder map -> spectral and temporal nodes -> graph attention -> clip embedding."""
+
+    def __init__(self, config):
+        super().__init__()
+        channels, (dim, _) = config.encoder_channels[-1], config.graph_dims
+        self.nodes = AttentiveNodes(channels) if config.node_aggregation == "attention" else MaxNodes()
+        self.position = nn.Parameter(torch.empty(1, config.num_spectral_nodes, channels))
+        self.spectral_layer = GraphLayer(channels, dim, config.temperatures[0], config.graph_dropout)
+        self.temporal_layer = GraphLayer(channels, dim, config.temperatures[1], config.graph_dropout)
+        self.spectral_pool = GraphPool(dim, config.pool_ratios[0], config.pool_dropout)
+        self.temporal_pool = GraphPool(dim, config.pool_ratios[1], config.pool_dropout)
+        self.branch1 = GraphBranch(config)
+        self.branch2 = GraphBranch(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`(batch, channels, height, width)` -> embedding `(batch, 5 * graph_dims[1])`, scores of all spectral
+        `(batch, height)` and temporal nodes `(batch, width)`"""
+        spectral, temporal = self.nodes(hidden_states)
+        spectral, spectral_scores = self.spectral_pool(self.spectral_layer(spectral + self.position))
+        temporal, temporal_scores = self.temporal_pool(self.temporal_layer(temporal))
+        branches = zip(self.branch1(temporal, spectral), self.branch2(temporal, spectral), strict=True)
+        temporal, spectral, master = (torch.maximum(first, second) for first, second in branches)
+        embedding = torch.cat(
+            [temporal.abs().amax(1), temporal.mean(1), spectral.abs().amax(1), spectral.mean(1), master[:, 0]], dim=1
+        )
+        return embedding, spectral_scores, temporal_scores

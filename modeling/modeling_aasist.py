@@ -1,0 +1,262 @@
+"""The AASIST family: sinc, filter-bank or wav2vec 2.0 front end -> residual encoder -> graph attention -> logits."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .aasist import (
+    GraphBackend,
+    GraphBranch,
+    GraphLayer,
+    HeterogeneousGraphLayer,
+    ResidualEncoder,
+)
+from .configuration_aasist import QUIET_WAV2VEC2, AasistConfig
+from .frontends import MelFrontend, SincFrontend
+
+
+@dataclass
+class AasistModelOutput(ModelOutput):
+    """
+    Output of [`AasistModel`].
+
+    Args:
+        embeddings (`torch.FloatTensor` of shape `(batch_size, 5 * graph_dims[1])`):
+            One vector per clip: maximum magnitude and mean of the temporal nodes, the same of the spectral nodes, and
+            the master node.
+        spectral_scores (`torch.FloatTensor` of shape `(batch_size, num_spectral_nodes)`, *optional*):
+            How much graph pooling weighs each spectral node, in (0, 1), low frequencies first. Only with
+            `output_node_scores=True`.
+        temporal_scores (`torch.FloatTensor` of shape `(batch_size, num_temporal_nodes)`, *optional*):
+            The same for the temporal nodes, in order of time.
+    """
+
+    embeddings: torch.FloatTensor | None = None
+    spectral_scores: torch.FloatTensor | None = None
+    temporal_scores: torch.FloatTensor | None = None
+
+
+@dataclass
+class AasistOutput(ModelOutput):
+    """
+    Output of [`AasistForAudioClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`): Mean cross-entropy.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Before the softmax, in the order of `config.id2label`. The score of a clip is the log-odds of bona fide:
+            `logits[:, label2id["bonafide"]] - logits[:, label2id["spoof"]]`, higher for genuine speech.
+        embeddings (`torch.FloatTensor` of shape `(batch_size, 5 * graph_dims[1])`): See [`AasistModelOutput`].
+        spectral_scores (`torch.FloatTensor`, *optional*): See [`AasistModelOutput`].
+        temporal_scores (`torch.FloatTensor`, *optional*): See [`AasistModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    embeddings: torch.FloatTensor | None = None
+    spectral_scores: torch.FloatTensor | None = None
+    temporal_scores: torch.FloatTensor | None = None
+
+
+class Wav2Vec2Frontend(nn.Module):
+    """Waveform -> wav2vec 2.0 -> linear projection -> 3 x 3 max-pooling."""
+
+    def __init__(self, config: AasistConfig):
+        super().__init__()
+        self.wav2vec2 = Wav2Vec2Model(config.wav2vec2_config)
+        self.projection = nn.Linear(config.wav2vec2_config.hidden_size, config.num_filters)
+
+    def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, hidden_size)` -> `(batch, 1, num_filters // 3, frames // 3)`"""
+        features = self.projection(hidden_states).transpose(1, 2)
+        return F.max_pool2d(features[:, None], 3)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """`(batch, num_samples)` -> `(batch, 1, num_filters // 3, frames // 3)`, one frame every 20 ms"""
+        return self.pool(self.wav2vec2(input_values).last_hidden_state)
+
+
+FRONTENDS = {"sinc": SincFrontend, "mel": MelFrontend, "wav2vec2": Wav2Vec2Frontend}
+
+
+class AasistPreTrainedModel(PreTrainedModel):
+    config: AasistConfig
+    base_model_prefix = "aasist"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    # Of the wav2vec 2.0 front end; attention over graph nodes is no dot product and has one implementation.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # The loss is a mean over the clips of one batch: Trainer has to divide it under gradient accumulation.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """torch's own initialisation of layers, as in the reference; xavier for pair weights, N(0, 1) for free nodes."""
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm)):
+            module.reset_parameters()
+        elif isinstance(module, (GraphLayer, HeterogeneousGraphLayer)):
+            for name, parameter in module.named_parameters(recurse=False):
+                if name.endswith("pair_weight"):
+                    init.xavier_normal_(parameter)
+        elif isinstance(module, GraphBranch):
+            init.normal_(module.master)
+        elif isinstance(module, GraphBackend):
+            init.normal_(module.position)
+        elif isinstance(module, (SincFrontend, MelFrontend)):
+            for name, buffer in module.named_buffers(recurse=False):
+                init.copy_(buffer, getattr(module, f"compute_{name}")())
+
+
+class AasistModel(AasistPreTrainedModel):
+    """Waveform -> front end -> residual encoder -> graph attention -> clip embedding."""
+
+    def __init__(self, config: AasistConfig):
+        super().__init__(config)
+        self.frontend = FRONTENDS[config.frontend](config)
+        self.encoder = ResidualEncoder(config)
+        self.backend = GraphBackend(config)
+        self.post_init()
+
+    def freeze_frontend(self):
+        """Excludes the wav2vec 2.0 encoder from training; its projection, encoder and graph remain trainable."""
+        if self.config.frontend == "wav2vec2":
+            self.frontend.wav2vec2.requires_grad_(False)
+
+    def forward(
+        self, input_values: torch.Tensor, output_node_scores: bool = False, return_dict: bool | None = None
+    ) -> AasistModelOutput | tuple[torch.Tensor, ...]:
+        """
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`):
+                Mono waveforms in [-1, 1] at `config.sampling_rate`, all of one length (there is no padding mask).
+            output_node_scores (`bool`, *optional*, defaults to `False`): Whether to return the nodes' pooling scores.
+
+        Raises:
+            `ValueError`: if `input_values` is not two-dimensional or too short for one graph node.
+        """
+        if input_values.ndim != 2:
+            raise ValueError(
+                f"`input_values` must have the shape (batch_size, num_samples), got {tuple(input_values.shape)}; "
+                "the model takes mono waveforms."
+            )
+        self._check_length(input_values.shape[1])
+        hidden_states = self.encoder(self.frontend(input_values))  # (batch, channels, height, width)
+        embeddings, spectral_scores, temporal_scores = self.backend(hidden_states)
+        output = AasistModelOutput(embeddings=embeddings)
+        if output_node_scores:
+            output.update(spectral_scores=spectral_scores, temporal_scores=temporal_scores)
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _check_length(self, num_samples: int):
+        minimum = minimum_samples(self.config)
+        if num_samples < minimum:
+            raise ValueError(
+                f"Clips of {num_samples} samples are too short for this model: it needs {minimum} "
+                f"({minimum / self.config.sampling_rate:.3f} s). The feature extractor repeats short clips."
+            )
+
+
+def minimum_samples(config: AasistConfig) -> int:
+    """Shortest input, in samples, that leaves one temporal graph node."""
+    frames = 1
+    for _, pool_time in config.encoder_pooling:
+        frames *= pool_time
+    if config.frontend == "mel":
+        return (frames - 1) * config.hop_length + 1
+    if config.frontend == "sinc":
+        return 3 * frames + config.sinc_kernel_size - 1
+    length = 3 * frames
+    encoder = config.wav2vec2_config
+    for kernel, stride in zip(reversed(encoder.conv_kernel), reversed(encoder.conv_stride), strict=True):
+        length = (length - 1) * stride + kernel
+    return length
+
+
+class AasistForAudioClassification(AasistPreTrainedModel):
+    """AasistModel -> dropout -> linear -> logits, index 0 for bona fide and 1 for spoof by default."""
+
+    def __init__(self, config: AasistConfig):
+        super().__init__(config)
+        self.aasist = AasistModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_wav2vec2_pretrained(
+        cls, wav2vec2_name_or_path: str | os.PathLike, revision: str = "main", **config_kwargs
+    ) -> "AasistForAudioClassification":
+        """
+        A detector with a pretrained wav2vec 2.0 front end and a freshly initialised back-end, ready to be trained.
+
+        Args:
+            wav2vec2_name_or_path (`str` or `os.PathLike`):
+                A wav2vec 2.0 model on the Hub or in a folder, for example `"facebook/wav2vec2-large-xlsr-53"`. Its
+                dropouts, layerdrop and SpecAugment are switched off.
+            revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit of the wav2vec 2.0 repository.
+            config_kwargs: Further fields of [`AasistConfig`].
+
+        Raises:
+            `ValueError`: if the repository lacks any weight of the encoder.
+        """
+        encoder_config = Wav2Vec2Config.from_pretrained(wav2vec2_name_or_path, revision=revision, **QUIET_WAV2VEC2)
+        encoder, report = Wav2Vec2Model.from_pretrained(
+            wav2vec2_name_or_path, config=encoder_config, revision=revision, output_loading_info=True
+        )
+        # SpecAugment's vector serves pretraining alone; published fine-tuned encoders often leave it out.
+        missing = set(report["missing_keys"]) - {"masked_spec_embed"}
+        if missing or report["mismatched_keys"]:
+            raise ValueError(
+                f"{str(wav2vec2_name_or_path)!r} is no complete wav2vec 2.0 encoder: missing {sorted(missing)}, "
+                f"of another shape {sorted(report['mismatched_keys'])}."
+            )
+        model = cls(AasistConfig(frontend="wav2vec2", wav2vec2_config=encoder_config, **config_kwargs))
+        model.aasist.frontend.wav2vec2.load_state_dict(encoder.state_dict())
+        return model
+
+    def freeze_frontend(self):
+        """Excludes the wav2vec 2.0 encoder from training; everything behind it remains trainable."""
+        self.aasist.freeze_frontend()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_node_scores: bool = False,
+        return_dict: bool | None = None,
+    ) -> AasistOutput | tuple[torch.Tensor, ...]:
+        """
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`):
+                Mono waveforms in [-1, 1] at `config.sampling_rate`, all of one length.
+            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Class indices of `config.id2label`.
+            output_node_scores (`bool`, *optional*, defaults to `False`): Whether to return the nodes' pooling scores.
+
+        Raises:
+            `ValueError`: if `input_values` is not two-dimensional or too short for one graph node.
+        """
+        outputs = self.aasist(input_values, output_node_scores=output_node_scores, return_dict=True)
+        logits = self.classifier(self.dropout(outputs.embeddings))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        output = AasistOutput(loss=loss, logits=logits, **outputs)
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        return output if return_dict else output.to_tuple()
+
+
+__all__ = [
+    "AasistForAudioClassification",
+    "AasistModel",
+    "AasistModelOutput",
+    "AasistOutput",
+    "AasistPreTrainedModel",
+    "minimum_samples",
+]

@@ -1,0 +1,45 @@
+"""spooftrace: speech deepfake detection and source tracing in the Hugging Face ecosystem.
+
+Importing the package is light: a version and lazy names. Touching a model name, or `import spooftrace.modeling`, loads
+torch and transformers and registers every model with the Auto classes.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from spooftrace._version import __version__
+
+
+_LAZY_NAMES = {
+    "AasistConfig": "spooftrace.modeling",
+    "AasistFeatureExtractor": "spooftrace.modeling",
+    "AasistForAudioClassification": "spooftrace.modeling",
+    "AasistModel": "spooftrace.modeling",
+    "AudioError": "spooftrace.audio",
+    "AudioLimits": "spooftrace.audio",
+    "Detection": "spooftrace.detector",
+    "Detector": "spooftrace.detector",
+    "load_audio": "spooftrace.audio",
+}
+
+__all__ = ["__version__", *sorted(_LAZY_NAMES)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from spooftrace.audio import AudioError, AudioLimits, load_audio
+    from spooftrace.detector import Detection, Detector
+    from spooftrace.modeling import (
+        AasistConfig,
+        AasistFeatureExtractor,
+        AasistForAudioClassification,
+        AasistModel,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY_NAMES:
+        raise AttributeError(f"module 'spooftrace' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

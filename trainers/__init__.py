@@ -1,0 +1,1 @@
+"""Training recipes and what they need: augmentation, extra attacks, reports."""
