@@ -82,6 +82,7 @@ class Wav2Vec2Frontend(nn.Module):
         return self.pool(self.wav2vec2(input_values).last_hidden_state)
 
 
+MODULE_NAME = __name__.split(".")[-1]
 FRONTENDS = {"sinc": SincFrontend, "mel": MelFrontend, "wav2vec2": Wav2Vec2Frontend}
 
 
@@ -96,6 +97,15 @@ class AasistPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     # The loss is a mean over the clips of one batch: Trainer has to divide it under gradient accumulation.
     accepts_loss_kwargs = False
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers; a saved folder loads as the bare model and as the classifier, without spooftrace too."""
+        # A class carries one Auto class; the entry of the other is added here, its code travels anyway.
+        self.config.auto_map = {
+            "AutoModel": f"{MODULE_NAME}.AasistModel",
+            "AutoModelForAudioClassification": f"{MODULE_NAME}.AasistForAudioClassification",
+        }
+        super().save_pretrained(save_directory, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -150,9 +160,11 @@ class AasistModel(AasistPreTrainedModel):
         self._check_length(input_values.shape[1])
         hidden_states = self.encoder(self.frontend(input_values))  # (batch, channels, height, width)
         embeddings, spectral_scores, temporal_scores = self.backend(hidden_states)
-        output = AasistModelOutput(embeddings=embeddings)
-        if output_node_scores:
-            output.update(spectral_scores=spectral_scores, temporal_scores=temporal_scores)
+        output = AasistModelOutput(
+            embeddings=embeddings,
+            spectral_scores=spectral_scores if output_node_scores else None,
+            temporal_scores=temporal_scores if output_node_scores else None,
+        )
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         return output if return_dict else output.to_tuple()
 

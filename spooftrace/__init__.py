@@ -22,7 +22,18 @@ _LAZY_NAMES = {
     "load_audio": "spooftrace.audio",
 }
 
-__all__ = ["__version__", *sorted(_LAZY_NAMES)]  # noqa: PLE0604
+__all__ = [
+    "AasistConfig",
+    "AasistFeatureExtractor",
+    "AasistForAudioClassification",
+    "AasistModel",
+    "AudioError",
+    "AudioLimits",
+    "Detection",
+    "Detector",
+    "__version__",
+    "load_audio",
+]
 
 if TYPE_CHECKING:
     from spooftrace.audio import AudioError, AudioLimits, load_audio

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+from spooftrace.modeling import AasistConfig, AasistForAudioClassification
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,3 +32,39 @@ def golden_dir() -> Path:
 def corpus_dir() -> Path:
     """A small corpus of genuine and fake speech, described by its `metadata.csv`."""
     return _optional_folder("SPOOFTRACE_CORPUS", ROOT.parent / "shared" / "corpus")
+
+
+def lively(model: torch.nn.Module) -> torch.nn.Module:
+    """A fresh model made sensitive to its input: random batch-norm statistics, a strong classifier; in evaluation mode."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.2, 2, generator=generator)
+    with torch.no_grad():
+        model.classifier.weight.mul_(10)
+    return model.eval()
+
+
+def tiny_wav2vec2(**overrides) -> dict:
+    """A wav2vec 2.0 of the XLSR-53 kind with two layers of width 16; 320 samples to a frame as in the real one."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    positional = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    kind = {"conv_bias": True, "do_stable_layer_norm": True, "feat_extract_norm": "layer"}
+    return {**sizes, **positional, **kind, "conv_dim": [8] * 7, **overrides}
+
+
+TINY_GRAPH = {"encoder_channels": [4, 4, 6, 6, 6, 6], "graph_dims": [6, 4]}
+
+
+def tiny_config(frontend: str, **overrides) -> AasistConfig:
+    if frontend == "wav2vec2":
+        overrides.setdefault("wav2vec2_config", tiny_wav2vec2())
+    return AasistConfig(**{"frontend": frontend, **TINY_GRAPH, **overrides})
+
+
+@pytest.fixture(params=["sinc", "mel", "wav2vec2"])
+def tiny_model(request) -> AasistForAudioClassification:
+    """A small model of each front end, in evaluation mode."""
+    torch.manual_seed(0)
+    return lively(AasistForAudioClassification(tiny_config(request.param)))
