@@ -224,9 +224,9 @@ def test_a_socket_is_a_source():
 
 def test_a_pipe_can_be_made_reusable():
     data = encode(tone())
-    copy = reusable_source(Pipe(data))
-    assert audio_sha256(copy) == hashlib.sha256(data).hexdigest()
-    assert len(load_audio(copy)) == 16_000
+    with reusable_source(Pipe(data)) as copy:
+        assert audio_sha256(copy) == hashlib.sha256(data).hexdigest()
+        assert len(load_audio(copy)) == 16_000
     assert reusable_source(data) is data
     with pytest.raises(AudioTooLargeError, match="max_bytes"):
         reusable_source(Pipe(data), limits=AudioLimits(max_bytes=1000))

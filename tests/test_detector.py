@@ -448,6 +448,12 @@ def test_a_booby_trapped_pickle_runs_nothing(copy, tmp_path, disguise):
         pickle.loads(pickle.dumps(Trap(tmp_path)))
 
 
+def test_a_bare_adapter_is_refused(copy):
+    (copy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/name"}))
+    with pytest.raises(CheckpointError, match="merge it first"):
+        Detector.from_pretrained(copy)
+
+
 def test_code_in_a_checkpoint_does_not_run(copy, tmp_path):
     sprung = tmp_path / "sprung"
     (copy / "modeling_evil.py").write_text(f"import os\nos.mkdir({str(sprung)!r})\nclass Evil: ...\n")
@@ -462,12 +468,19 @@ def test_code_in_a_checkpoint_does_not_run(copy, tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"model_type": "bert", "auto_map": None}, "cannot classify audio"),
+        ({"model_type": "bert", "auto_map": {}}, "cannot classify audio"),
         ({"pool_ratios": [2.0, 0.5, 0.5]}, "config.json is not valid"),
+        ({"auto_map": None}, "config.json is not valid"),
         ({"calibration": {"scale": -1.0, "bias": 0.0}}, "positive scale"),
         ({"label2id": {"bonafide": 1, "spoof": 0}}, "inverses"),
     ],
-    ids=["another kind of model", "invalid configuration", "inverting calibration", "contradictory labels"],
+    ids=[
+        "another kind of model",
+        "invalid configuration",
+        "invalid map",
+        "inverting calibration",
+        "contradictory labels",
+    ],
 )
 def test_a_configuration_that_cannot_be_trusted_is_refused(copy, changes, words):
     config = json.loads((copy / "config.json").read_text())
@@ -480,6 +493,26 @@ def test_a_name_that_is_no_folder_and_no_repository_is_refused_without_asking_th
     for name in (str(tmp_path / "absent"), "./absent", checkpoint / "model.safetensors", "https://example.org/a"):
         with pytest.raises(CheckpointError, match="spooftrace convert"):
             Detector.from_pretrained(name)
+
+
+def test_a_model_from_the_hub_is_named_by_its_commit(checkpoint, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--name"
+    shutil.copytree(checkpoint, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    offline = {"cache_dir": tmp_path, "local_files_only": True}
+    for revision in (None, "main", commit):
+        info = Detector.from_pretrained("owner/name", revision=revision, hub_options=offline).model_info
+        assert (info["name"], info["revision"]) == ("owner/name", commit)
+    with pytest.raises(OSError, match="owner/other"):
+        Detector.from_pretrained("owner/other", hub_options=offline)
+
+
+def test_an_installation_without_its_detector_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("spooftrace.checkpoint.resources.files", lambda package: tmp_path)
+    with pytest.raises(CheckpointError, match="install spooftrace again"):
+        Detector.from_pretrained()
 
 
 def test_local_weights_are_named_by_their_digest(checkpoint, copy):

@@ -1,0 +1,214 @@
+"""Model and feature extractor from a folder or the Hub: safetensors only, nothing missing, nothing left over."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import cached_file, find_adapter_config_file, logging
+
+import spooftrace.modeling  # noqa: F401  registers our models with the Auto classes
+
+
+# Problems of one kind that a message lists before it says how many more there are.
+MAX_LISTED = 8
+
+# transformers would load the base model that the adapter names, and would not say what is missing from it.
+_ADAPTER_REFUSAL = (
+    "{} holds a bare adapter (adapter_config.json), which does not tell its whole model: merge it first."
+)
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be scored with: tensors missing, unexpected or of another shape, or no classifier."""
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A model, its feature extractor, and the name and revision that results carry."""
+
+    model: PreTrainedModel
+    feature_extractor: FeatureExtractionMixin
+    name: str
+    revision: str | None
+
+
+def default_folder() -> Path:
+    """The detector that is shipped inside the package."""
+    folder = Path(str(resources.files("spooftrace.modeling"))) / "checkpoints" / "default"
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is missing, so the installation is incomplete: install spooftrace again.")
+    return folder
+
+
+def bonafide_index(config: PreTrainedConfig, bonafide_label: str = "bonafide") -> int:
+    """Index of genuine speech among the logits, read from `config.label2id`."""
+    labels = {label: int(index) for label, index in (config.label2id or {}).items()}
+    listed = ", ".join(f"{index}: {label!r}" for label, index in sorted(labels.items(), key=lambda item: item[1]))
+    if bonafide_label not in labels:
+        raise CheckpointError(
+            f"The model has no label {bonafide_label!r}; its labels are {{{listed}}}. Name the one for genuine speech with "
+            "`bonafide_label=` (`--bonafide-label` on the command line)."
+        )
+    names = {int(index): label for index, label in config.id2label.items()}
+    if len(labels) < 2 or names != {index: label for label, index in labels.items()}:
+        raise CheckpointError(
+            f"`label2id` {{{listed}}} and `id2label` {names} of the model's configuration must be inverses of each other, "
+            "with at least two labels: correct config.json."
+        )
+    return labels[bonafide_label]
+
+
+def load_checkpoint(
+    model: str | os.PathLike | None = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    bonafide_label: str = "bonafide",
+    **hub_options: Any,
+) -> LoadedCheckpoint:
+    """
+    Loads an audio classifier in float32 and evaluation mode, with its feature extractor.
+
+    Raises:
+        CheckpointError: see there; the message lists what is wrong.
+        OSError: where the model cannot be found or reached.
+    """
+    folder = _find_folder(model)
+    is_local, name = folder is not None, os.fspath(folder or model)
+    with _quiet(everything=is_local):
+        commit = None if is_local else _resolve_commit(name, revision, hub_options)
+        options = {"revision": commit, "trust_remote_code": trust_remote_code, **hub_options}
+        config = _load_config(name, options)
+        bonafide_index(config, bonafide_label)  # before a large download
+        network = _load_model(name, config, options, hub_options)
+        feature_extractor = AutoFeatureExtractor.from_pretrained(name, **options)
+    identity = _weights_digest(folder) if is_local else commit
+    return LoadedCheckpoint(network, feature_extractor, "default" if model is None else name, identity)
+
+
+def _find_folder(model: str | os.PathLike | None) -> Path | None:
+    """The local folder that `model` names, known to hold safe weights; `None` for a repository on the Hub."""
+    folder = default_folder() if model is None else Path(model)
+    if not folder.is_dir():
+        if folder.exists() or not _HUB_NAME.fullmatch(os.fspath(model)):
+            raise CheckpointError(
+                f"{os.fspath(model)!r} is neither a folder nor the name of a model on the Hub ('owner/name'). A published "
+                ".pth checkpoint becomes a folder with `spooftrace convert`."
+            )
+        return None
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} holds no .safetensors file, and no other weights are read: pickles can run code. "
+            "`spooftrace convert` makes such a folder from a published checkpoint."
+        )
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(_ADAPTER_REFUSAL.format(folder))
+    return folder
+
+
+def _resolve_commit(name: str, revision: str | None, hub_options: dict[str, Any]) -> str:
+    """The commit behind a branch or tag, so that all files come from the same one even if the branch moves."""
+    try:
+        commit = Path(cached_file(name, "config.json", revision=revision, **hub_options)).parent.name
+    except OSError as error:
+        raise OSError(f"The model {name!r} cannot be had from the Hub: {error}") from error
+    if find_adapter_config_file(name, revision=commit, **hub_options) is not None:
+        raise CheckpointError(_ADAPTER_REFUSAL.format(name))
+    return commit
+
+
+def _load_config(name: str, options: dict[str, Any]) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except (AttributeError, KeyError, StrictDataclassError, TypeError) as error:  # what transformers makes of nonsense
+        raise CheckpointError(f"{name}: config.json is not valid: {error}") from error
+    custom = "AutoModelForAudioClassification" in (getattr(config, "auto_map", None) or {})
+    if not custom and type(config) not in AutoModelForAudioClassification._model_mapping:
+        raise CheckpointError(f"{name} is a {config.model_type!r} model, which cannot classify audio.")
+    if str(getattr(config, "transformers_weights", None) or "").endswith(".bin"):
+        raise CheckpointError(f"{name}: config.json points to pickled weights; only safetensors are read.")
+    return config
+
+
+def _load_model(
+    name: str, config: PreTrainedConfig, options: dict[str, Any], hub_options: dict[str, Any]
+) -> PreTrainedModel:
+    """transformers only logs what is missing and goes on with random numbers; here it is an error."""
+    try:
+        model, info = AutoModelForAudioClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are listed with the others below
+            output_loading_info=True,
+            adapter_kwargs=dict(
+                hub_options
+            ),  # or the search for an adapter ignores `cache_dir` and `local_files_only`
+            **options,
+        )
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{name}: the weights cannot be loaded: {error}") from error
+    problems = [
+        _listed(kind.replace("_keys", " tensors").replace("error_msgs", "errors"), info[kind])
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        if info[kind]
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{name}: the checkpoint does not fit {type(model).__name__}, so it is not used: {'; '.join(problems)}."
+        )
+    return model.eval()
+
+
+def _listed(kind: str, entries: Any) -> str:
+    texts = sorted(
+        entry if isinstance(entry, str) else f"{entry[0]} ({list(entry[1])} instead of {list(entry[2])})"
+        for entry in entries
+    )
+    more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
+    return f"{len(texts)} {kind}: {', '.join(texts[:MAX_LISTED])}{more}"
+
+
+def _weights_digest(folder: Path) -> str:
+    """Names local weights in results, as a commit names those from the Hub."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def _quiet(everything: bool) -> Iterator[None]:
+    """Silences transformers' load report, which is an error here; downloads from the Hub keep their progress bars."""
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if everything:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if everything and had_bars:
+            logging.enable_progress_bar()

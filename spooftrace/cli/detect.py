@@ -1,0 +1,251 @@
+"""`spooftrace detect`: a verdict on audio files, folders and patterns."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spooftrace.results import Detection, Failure
+
+
+if TYPE_CHECKING:
+    from spooftrace.audio import AudioLimits
+    from spooftrace.detector import Detector
+
+EXAMPLES = """\
+examples:
+  spooftrace detect clip.wav
+  spooftrace detect interview.mp3 recordings/ 'calls/2026-*.ogg'
+  spooftrace detect --timeline talk.flac
+  spooftrace detect --json clip.wav | python -m json.tool
+  spooftrace detect --model owner/name --revision 1a2b3c4 clip.wav
+
+The score is the log-odds of genuine speech: above 0 leans to genuine, below 0 to fake. The verdict compares the
+calibrated probability with the threshold, or abstains with a reason. A score is evidence, not proof.
+"""
+
+CAVEAT = "A score is evidence, not proof: new generators, codecs and edited recordings can mislead it."
+
+# A progress bar is worth its line from this much work on.
+MANY_FILES = 5
+LONG_SECONDS = 60.0
+
+TIMELINE_ROWS = 40
+TIMELINE_WIDTH = 30
+MAX_PATH_WIDTH = 60
+
+
+def add_parser(subparsers: "argparse._SubParsersAction") -> None:
+    """Describes the command."""
+    parser = subparsers.add_parser(
+        "detect",
+        help="tell genuine from synthetic speech in audio files",
+        description="Scores audio files, folders and patterns with a speech deepfake detector.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="audio file, folder (searched through) or pattern")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", metavar="ID", help="folder or Hub repository; default: the detector shipped with spooftrace"
+    )
+    model.add_argument("--revision", metavar="R", help="branch, tag or commit on the Hub")
+    model.add_argument(
+        "--bonafide-label", default="bonafide", metavar="LABEL", help="what the model calls genuine speech (bonafide)"
+    )
+    model.add_argument(
+        "--threshold", type=_probability, default=0.5, metavar="P", help="genuine from this probability on (0.5)"
+    )
+    output = parser.add_argument_group("output").add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="one array of objects, for programs")
+    output.add_argument("--timeline", action="store_true", help="show the windows of each clip")
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--batch-size", type=_positive_int, default=16, metavar="N", help="windows per forward pass (16)"
+    )
+    work.add_argument("--device", metavar="D", help="cpu, cuda, mps...; default: the best one present")
+    work.add_argument("--max-seconds", type=_positive, metavar="S", help="refuse longer files (7200)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores the inputs in their order; 3 when some could not be processed."""
+    from spooftrace.audio import AudioLimits
+
+    limits = AudioLimits() if args.max_seconds is None else AudioLimits(max_seconds=args.max_seconds)
+    inputs = _find(args.paths)
+    paths = [entry for entry in inputs if isinstance(entry, Path)]
+    detector = _load(args, limits) if paths else None
+    with _progress(paths, limits) as (advance, write):
+        results = _merge(inputs, detector.detect(paths, progress=advance) if detector else iter(()))
+        counts = _write_json(results) if args.json else _write_table(results, inputs, args, detector, write)
+    if not args.json:
+        print(_summary(counts, detector))
+    return 3 if counts["failed"] else 0
+
+
+def _load(args: argparse.Namespace, limits: "AudioLimits") -> "Detector":
+    from spooftrace.detector import Detector
+
+    return Detector.from_pretrained(
+        args.model,
+        revision=args.revision,
+        bonafide_label=args.bonafide_label,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        device=args.device,
+        limits=limits,
+    )
+
+
+def _find(arguments: list[str]) -> list[Path | Failure]:
+    """The files behind the arguments, each once; an argument without any is a failure in its place."""
+    from spooftrace.audio import AudioError, find_audio
+
+    found: dict[Path | Failure, None] = {}
+    for argument in arguments:
+        try:
+            found.update(dict.fromkeys(find_audio([argument])))
+        except AudioError as error:
+            found[Failure.of(argument, error)] = None
+    return list(found)
+
+
+def _merge(inputs: list[Path | Failure], results: Iterator[Detection | Failure]) -> Iterator[Detection | Failure]:
+    for entry in inputs:
+        yield entry if isinstance(entry, Failure) else next(results)
+
+
+@contextmanager
+def _progress(paths: list[Path], limits: "AudioLimits") -> Iterator[tuple[Callable[[float], None] | None, Callable]]:
+    """A progress bar over seconds of audio where there is more than a little to do, and what prints past it."""
+    total = _total_seconds(paths, limits) if sys.stderr.isatty() else 0.0
+    if total == 0 or (len(paths) < MANY_FILES and total < LONG_SECONDS):
+        yield None, print
+        return
+    from tqdm import tqdm
+
+    layout = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    with tqdm(total=total, bar_format=layout, leave=False, file=sys.stderr) as bar:
+        yield bar.update, lambda line: bar.write(line, file=sys.stdout)
+
+
+def _total_seconds(paths: list[Path], limits: "AudioLimits") -> float:
+    from spooftrace.audio import AudioError, inspect_audio
+
+    total = 0.0
+    for path in paths:
+        try:
+            total += inspect_audio(path, limits=limits).duration or 0.0
+        except (AudioError, OSError):
+            continue  # reported when its turn comes
+    return total
+
+
+def _kind(result: Detection | Failure) -> str:
+    return "failed" if isinstance(result, Failure) else result.verdict
+
+
+def _write_json(results: Iterable[Detection | Failure]) -> Counter:
+    """One object a line as they come; the array is closed even when the work is interrupted."""
+    counts: Counter = Counter()
+    print("[", end="")
+    try:
+        for result in results:
+            line = json.dumps(result.to_dict(), allow_nan=False)
+            print(",\n" if counts else "\n", line, sep="", end="", flush=True)
+            counts[_kind(result)] += 1
+    finally:
+        print("\n]")
+    return counts
+
+
+def _write_table(
+    results: Iterable[Detection | Failure],
+    inputs: list[Path | Failure],
+    args: argparse.Namespace,
+    detector: "Detector | None",
+    write: Callable[[str], None],
+) -> Counter:
+    counts: Counter = Counter()
+    names = [printable(entry.path if isinstance(entry, Failure) else str(entry)) for entry in inputs]
+    width = min(max(map(len, names)), MAX_PATH_WIDTH)
+    write(f"{'path':<{width}}  {'verdict':<8}  {'P(bona fide)':>12}  {'score':>8}  {'duration':>9}  note".rstrip())
+    for result in results:
+        write(_row(result, width))
+        if args.timeline and isinstance(result, Detection):
+            for line in timeline(result, detector.probability):
+                write(line)
+        counts[_kind(result)] += 1
+    return counts
+
+
+def _row(result: Detection | Failure, width: int) -> str:
+    path = printable(result.path)
+    if isinstance(result, Failure):
+        message = printable(result.message.removeprefix(f"{result.path!r}: "))
+        return f"{path:<{width}}  {'error':<8}  {'-':>12}  {'-':>8}  {'-':>9}  {message}"
+    # A probability beside an abstention would be read as a verdict.
+    abstained = result.verdict == "abstain"
+    probability = "-" if abstained else f"{100 * result.probability_bonafide:.1f} %"
+    score = "-" if result.score is None else f"{result.score:+.2f}"
+    row = f"{path:<{width}}  {result.verdict:<8}  {probability:>12}  {score:>8}  {result.duration:>7.2f} s"
+    return f"{row}  {result.reason}" if abstained else row
+
+
+def printable(text: str) -> str:
+    """Control characters and the like as escapes, so that a file's name cannot rewrite the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def timeline(detection: Detection, probability: Callable[[float], float]) -> Iterator[str]:
+    """
+    The windows as lines of `start - end`, score, and a bar whose length is the probability of genuine speech.
+
+    A long recording has several windows to a line, of which the least genuine one is shown.
+    """
+    windows = detection.windows
+    per_row = -(-len(windows) // TIMELINE_ROWS) or 1
+    for first in range(0, len(windows), per_row):
+        group = windows[first : first + per_row]
+        lowest = min(window.score for window in group)
+        filled = round(TIMELINE_WIDTH * probability(lowest))
+        bar = "#" * filled + "." * (TIMELINE_WIDTH - filled)
+        yield f"  {group[0].start:8.2f} - {group[-1].end:8.2f} s  {lowest:+7.2f}  |{bar}|"
+
+
+def _summary(counts: Counter, detector: "Detector | None") -> str:
+    words = {"bonafide": "bona fide", "spoof": "spoof", "abstain": "abstained", "failed": "failed"}
+    verdicts = ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind])
+    clips = "1 clip" if counts.total() == 1 else f"{counts.total()} clips"
+    if detector is None:
+        return f"\n{clips}: {verdicts}."
+    info = detector.model_info
+    name = f"{printable(info['name'])} ({info['revision'][:19]})" if info["revision"] else printable(info["name"])
+    warning = "" if info["calibrated"] else " Its probabilities are not calibrated."
+    return f"\n{clips}: {verdicts}. Model: {name}.{warning} {CAVEAT}"
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"is a probability between 0 and 1, got {text}")
+    return value
