@@ -60,6 +60,8 @@ TINY_GRAPH = {"encoder_channels": [4, 4, 6, 6, 6, 6], "graph_dims": [6, 4]}
 def tiny_config(frontend: str, **overrides) -> AasistConfig:
     if frontend == "wav2vec2":
         overrides.setdefault("wav2vec2_config", tiny_wav2vec2())
+    if frontend == "mel":  # one projection and two blocks instead of six blocks
+        overrides.setdefault("encoder_channels", [4, 4, 6])
     return AasistConfig(**{"frontend": frontend, **TINY_GRAPH, **overrides})
 
 
@@ -68,3 +70,24 @@ def tiny_model(request) -> AasistForAudioClassification:
     """A small model of each front end, in evaluation mode."""
     torch.manual_seed(0)
     return lively(AasistForAudioClassification(tiny_config(request.param)))
+
+
+def formula_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """A state dict that any machine reproduces from names and shapes alone: scaled sines, positive variances."""
+    state = {}
+    for index, (name, shape) in enumerate(sorted(shapes.items())):
+        size = int(torch.tensor(shape).prod()) if shape else 1
+        wave = torch.sin(0.37 * torch.arange(size, dtype=torch.float64) ** 1.1 + index)
+        fan_in = size // shape[0] if len(shape) > 1 else 1
+        values = 1 + 0.5 * wave if name.endswith("running_var") else 1.25 * wave / fan_in**0.5
+        is_counter = name.endswith("num_batches_tracked")
+        state[name] = torch.zeros((), dtype=torch.long) if is_counter else values.float().reshape(shape)
+    return state
+
+
+def formula_clips(samples: int) -> torch.Tensor:
+    """Two clips, a chirp and a beating tone, of shape `(2, samples)`."""
+    time = torch.arange(samples, dtype=torch.float64) / 16_000
+    chirp = torch.sin(2 * torch.pi * (200 + 1500 * time) * time)
+    beat = torch.sin(2 * torch.pi * 440 * time) * torch.sin(2 * torch.pi * 7 * time)
+    return 0.3 * torch.stack([chirp, beat]).float()
