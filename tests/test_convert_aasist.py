@@ -349,7 +349,8 @@ def test_ssl_back_end_gives_the_reference_gradients(ssl_backend, golden_dir):
     prefix = "train_nodrop.grad."
     for key in (key for key in golden if key.startswith(prefix)):
         gradient = parameters[rename_backend_key(key.removeprefix(prefix))].grad
-        torch.testing.assert_close(gradient, golden[key], atol=1e-4, rtol=1e-4, msg=key)
+        # In norm, not by element: SELU has a kink at 0, and rounding may put one activation on its other side.
+        assert (gradient - golden[key]).norm() < 5e-3 * golden[key].norm(), key
 
 
 def test_names_of_strangers_are_no_names():

@@ -108,7 +108,7 @@ def test_a_clip_scores_the_same_alone_and_in_any_batch(tiny_model):
         together = tiny_model(batch).logits
         alone = torch.cat([tiny_model(clip[None]).logits for clip in batch])
         reversed_order = tiny_model(batch.flip(0)).logits.flip(0)
-    assert together.std(dim=0).min() > 1e-2, "the clips must differ for this to mean anything"
+    assert together.std(dim=0).min() > 1e-3, "the clips must differ for this to mean anything"
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(together, reversed_order, atol=1e-5, rtol=0)
 
@@ -184,7 +184,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny_model):
 def test_every_trainable_tensor_learns_except_the_dead_norms(tiny_model):
     tiny_model.train()(clips(), labels=torch.tensor([0, 1, 1])).loss.backward()
     idle = {name for name, parameter in tiny_model.named_parameters() if parameter.grad is None}
-    dead = {f"aasist.encoder.blocks.{i}.unused_norm.{part}" for i in range(1, 6) for part in ("weight", "bias")}
+    blocks = range(1, 6) if tiny_model.config.frontend != "mel" else ()
+    dead = {f"aasist.encoder.blocks.{i}.unused_norm.{part}" for i in blocks for part in ("weight", "bias")}
     assert idle - {"aasist.frontend.wav2vec2.masked_spec_embed"} == dead
 
 
@@ -230,7 +231,7 @@ def test_fresh_weights_follow_the_reference_initialisation():
         ({"pool_ratios": [0.5, 0.0, 0.5]}, r"kept shares in \(0, 1\]"),
         ({"sinc_kernel_size": 128}, "must be odd, got 128"),
         ({"frontend": "mel", "max_frequency": 9000}, "half of the sampling rate"),
-        ({"frontend": "mel", "win_length": 800}, "must not exceed `n_fft=512`"),
+        ({"frontend": "mel", "win_lengths": [800]}, "must lie in 1 to `n_fft=512`"),
         ({"frontend": "sinc", "wav2vec2_config": {}}, "goes with"),
         ({"num_filters": 2}, "no spectral node"),
         ({"calibration": {"scale": 1.0}}, "'scale' and 'bias'"),
