@@ -35,18 +35,21 @@ XLSR_300M = {
 # after each residual block.
 _FRONTEND_DEFAULTS = {
     "sinc": {
+        "encoder_channels": [32, 32, 64, 64, 64, 64],
         "encoder_pooling": [[1, 3]] * 6,
         "node_aggregation": "max",
         "num_filters": 70,
         "pool_ratios": [0.5, 0.7, 0.5],
     },
     "mel": {
-        "encoder_pooling": [[2, 2], [1, 2], [2, 2], [1, 1], [1, 1], [1, 1]],
-        "node_aggregation": "attention",
-        "num_filters": 80,
+        "encoder_channels": [32, 48, 64],
+        "encoder_pooling": [[1, 1], [2, 1], [2, 2]],
+        "node_aggregation": "max",
+        "num_filters": 60,
         "pool_ratios": [0.5, 0.5, 0.5],
     },
     "wav2vec2": {
+        "encoder_channels": [32, 32, 64, 64, 64, 64],
         "encoder_pooling": [[1, 1]] * 6,
         "node_aggregation": "attention",
         "num_filters": 128,
@@ -75,18 +78,23 @@ class AasistConfig(PreTrainedConfig):
         sampling_rate (`int`, *optional*, defaults to 16000): Sampling rate of the waveform, in hertz.
         num_filters (`int`, *optional*):
             Height of the map that enters the encoder: band-pass filters (`sinc`, 70), bands of the filter bank (`mel`,
-            80), or the size of the projection (`wav2vec2`, 128).
+            60), or the size of the projection (`wav2vec2`, 128).
         sinc_kernel_size (`int`, *optional*, defaults to 129): Taps of each band-pass filter, an odd number.
-        filter_scale (`str`, *optional*, defaults to `"mel"`): `"mel"` or `"linear"` spacing of the `mel` front end.
+        filter_scale (`str`, *optional*, defaults to `"linear"`): `"mel"` or `"linear"` spacing of the `mel` front end.
         n_fft (`int`, *optional*, defaults to 512): FFT size of the `mel` front end, in samples.
-        win_length (`int`, *optional*, defaults to 400): Hann window of the `mel` front end, in samples.
+        win_lengths (`list[int]`, *optional*, defaults to `[512, 192]`):
+            Hann windows of the `mel` front end, in samples; each gives the encoder one map.
         hop_length (`int`, *optional*, defaults to 160): Hop of the `mel` front end, in samples.
-        min_frequency (`float`, *optional*, defaults to 20.0): Lower edge of the filter bank, in hertz.
-        max_frequency (`float`, *optional*, defaults to 7600.0): Upper edge of the filter bank, in hertz.
-        encoder_channels (`list[int]`, *optional*, defaults to `[32, 32, 64, 64, 64, 64]`):
-            Output channels of each residual block.
+        min_frequency (`float`, *optional*, defaults to 50.0): Lower edge of the filter bank, in hertz.
+        max_frequency (`float`, *optional*, defaults to 7200.0): Upper edge of the filter bank, in hertz.
+        texture_size (`int`, *optional*, defaults to 7):
+            Side of the cosine patterns whose local energy the `mel` encoder looks at, in bands and frames.
+        encoder_channels (`list[int]`, *optional*):
+            Output channels of each residual block; with `mel`, of the projection and of each residual block.
         encoder_pooling (`list[list[int]]`, *optional*):
-            Max-pooling `[frequency, time]` after each residual block.
+            Max-pooling `[frequency, time]` after each residual block; with `mel`, strides of the projection and of each
+            residual block.
+        encoder_dropout (`float`, *optional*, defaults to 0.05): Dropout of whole channels in the `mel` encoder.
         node_aggregation (`str`, *optional*):
             How the encoder's map becomes graph nodes: `"max"` of the absolute values, or a learned `"attention"`.
         graph_dims (`list[int]`, *optional*, defaults to `[64, 32]`):
@@ -115,14 +123,16 @@ class AasistConfig(PreTrainedConfig):
     sampling_rate: int = 16_000
     num_filters: int | None = None
     sinc_kernel_size: int = 129
-    filter_scale: Literal["mel", "linear"] = "mel"
+    filter_scale: Literal["mel", "linear"] = "linear"
     n_fft: int = 512
-    win_length: int = 400
+    win_lengths: list[int] | tuple[int, ...] = (512, 192)
     hop_length: int = 160
-    min_frequency: float | int = 20.0
-    max_frequency: float | int = 7600.0
-    encoder_channels: list[int] | tuple[int, ...] = (32, 32, 64, 64, 64, 64)
+    min_frequency: float | int = 50.0
+    max_frequency: float | int = 7200.0
+    texture_size: int = 7
+    encoder_channels: list[int] | tuple[int, ...] | None = None
     encoder_pooling: list | tuple | None = None
+    encoder_dropout: float | int = 0.05
     node_aggregation: Literal["max", "attention"] | None = None
     graph_dims: list[int] | tuple[int, ...] = (64, 32)
     pool_ratios: list[float] | tuple[float, ...] | None = None
@@ -153,7 +163,12 @@ class AasistConfig(PreTrainedConfig):
     @property
     def num_spectral_nodes(self) -> int:
         """Spectral graph nodes before pooling; their positional embedding fixes the number."""
-        height = self.num_filters if self.frontend == "mel" else self.num_filters // 3  # 3 x 3 pooling of the map
+        if self.frontend == "mel":
+            height = (self.num_filters - self.texture_size) // 2 + 1  # patterns at every second band
+            for stride, _ in self.encoder_pooling:
+                height = -(-height // stride)  # padded convolutions round up
+            return height
+        height = self.num_filters // 3  # 3 x 3 pooling of the map
         for pool_frequency, _ in self.encoder_pooling:
             height //= pool_frequency
         return height
@@ -180,10 +195,12 @@ class AasistConfig(PreTrainedConfig):
         self._validate_decision()
 
     def _validate_filters(self):
+        if self.texture_size < 2:
+            raise ValueError(f"`texture_size` must be at least 2, got {self.texture_size}.")
         if self.sinc_kernel_size % 2 == 0:
             raise ValueError(f"`sinc_kernel_size` must be odd, got {self.sinc_kernel_size}.")
-        if self.win_length > self.n_fft:
-            raise ValueError(f"`win_length={self.win_length}` must not exceed `n_fft={self.n_fft}`.")
+        if not self.win_lengths or not all(0 < length <= self.n_fft for length in self.win_lengths):
+            raise ValueError(f"`win_lengths={list(self.win_lengths)}` must lie in 1 to `n_fft={self.n_fft}`.")
         if not 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2:
             raise ValueError(
                 "`min_frequency` < `max_frequency` must lie between 0 and half of the sampling rate, got "

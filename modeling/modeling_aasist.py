@@ -19,6 +19,7 @@ from .aasist import (
 )
 from .configuration_aasist import QUIET_WAV2VEC2, AasistConfig
 from .frontends import MelFrontend, SincFrontend
+from .texture_encoder import TextureEncoder, TextureMap, texture_minimum_frames
 
 
 @dataclass
@@ -120,7 +121,7 @@ class AasistPreTrainedModel(PreTrainedModel):
             init.normal_(module.master)
         elif isinstance(module, GraphBackend):
             init.normal_(module.position)
-        elif isinstance(module, (SincFrontend, MelFrontend)):
+        elif isinstance(module, (SincFrontend, MelFrontend, TextureMap)):
             for name, buffer in module.named_buffers(recurse=False):
                 init.copy_(buffer, getattr(module, f"compute_{name}")())
 
@@ -131,7 +132,7 @@ class AasistModel(AasistPreTrainedModel):
     def __init__(self, config: AasistConfig):
         super().__init__(config)
         self.frontend = FRONTENDS[config.frontend](config)
-        self.encoder = ResidualEncoder(config)
+        self.encoder = (TextureEncoder if config.frontend == "mel" else ResidualEncoder)(config)
         self.backend = GraphBackend(config)
         self.post_init()
 
@@ -179,11 +180,11 @@ class AasistModel(AasistPreTrainedModel):
 
 def minimum_samples(config: AasistConfig) -> int:
     """Shortest input, in samples, that leaves one temporal graph node."""
+    if config.frontend == "mel":  # its strided convolutions are padded: only the texture map needs several frames
+        return (texture_minimum_frames(config.texture_size) - 1) * config.hop_length
     frames = 1
     for _, pool_time in config.encoder_pooling:
         frames *= pool_time
-    if config.frontend == "mel":
-        return (frames - 1) * config.hop_length + 1
     if config.frontend == "sinc":
         return 3 * frames + config.sinc_kernel_size - 1
     length = 3 * frames

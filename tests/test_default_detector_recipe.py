@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from spooftrace.detector import Detector
-from spooftrace.trainers import default_detector, report_default
+from spooftrace.trainers import default_card, default_detector, report_default
 from spooftrace.trainers.augmentation import EnergyAugmentation, FeatureMask
 from spooftrace.trainers.calibration import (
     bootstrap_interval,
@@ -75,7 +75,9 @@ def test_one_command_trains_a_detector_that_scores_and_is_calibrated(tmp_path):
     data = write_corpus(tmp_path / "corpus")
     assert run(data, tmp_path / "model", "--steps", "40") == 0
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert names == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "training.json"}
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert record["clips"] == {"bonafide": 3, "spoof": 3, "attack_copies": 0} and record["options"]["steps"] == 40
     detector = Detector.from_pretrained(tmp_path / "model", device="cpu")
     assert detector.calibrated
     assert np.isfinite(detector(data / "audio/valid-spoof-0.flac").score)
@@ -207,6 +209,11 @@ def test_calibration_recovers_the_log_likelihood_ratio():
     assert np.isfinite([scale, bias]).all() and scale > 0
 
 
+def test_the_card_needs_measurements(tmp_path, capsys):
+    assert default_card.main(["--model", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_the_report_counts_every_clip_and_writes_its_numbers(tmp_path, capsys):
     data = write_corpus(tmp_path / "corpus", test_audio=True)
     assert run(data, tmp_path / "model", "--steps", "40") == 0
@@ -216,6 +223,10 @@ def test_the_report_counts_every_clip_and_writes_its_numbers(tmp_path, capsys):
     assert results["valid"]["eer"]["all"]["bonafide"] == 2 and results["test"]["eer"]["codec"]["spoof"] == 1
     assert set(results["valid"]["calibration"]) == {"cllr_raw", "cllr_calibrated", "ece_raw", "ece_calibrated"}
     assert "| all | 2 | 2 |" in capsys.readouterr().out
+    (tmp_path / "results.json").rename(tmp_path / "model" / "results.json")
+    assert default_card.main(["--model", str(tmp_path / "model")]) == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "3 bona fide and 3 spoof clips" in card and "--steps 40" in card and "| all | 2 | 2 |" in card
     command = ["--data", str(data), "--out", str(tmp_path / "results.json")]
     assert report_default.main([*command, "--leave-out", f"1={tmp_path / 'model'}", f"2={tmp_path / 'model'}"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())

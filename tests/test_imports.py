@@ -58,7 +58,17 @@ def test_arrows_point_one_way(folder):
 def test_travelling_code_is_self_contained(path):
     """transformers copies only what `from .flat_name import x` names, and needs evaluated annotations."""
     converter = path.name.startswith("convert_") or path.name == "__init__.py"
-    travelling = {"huggingface_hub", "numpy", "torch", "transformers", "dataclasses", "os", "math", "typing", "collections"}
+    travelling = {
+        "huggingface_hub",
+        "numpy",
+        "torch",
+        "transformers",
+        "dataclasses",
+        "os",
+        "math",
+        "typing",
+        "collections",
+    }
     for name in imports(path):
         if name.startswith("."):
             assert not name.startswith("..") and len(name) > 1 and "." not in name[1:], f"{path.name}: from {name}"

@@ -1,6 +1,6 @@
 """Loads published detectors where spooftrace is not installed, and checks that they score as they did at home.
 
-    python tests/lean/load.py FOLDER
+python tests/lean/load.py FOLDER
 """
 
 import importlib.util
