@@ -6,7 +6,6 @@ front end carries fairseq's names. Pickles are read with `weights_only=True` and
 
 import json
 import os
-import pickle
 import re
 import shutil
 import tempfile
@@ -15,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import Wav2Vec2Config
 
@@ -25,6 +23,7 @@ from .modeling_aasist import AasistForAudioClassification
 
 
 REPORT_NAME = "conversion_report.json"
+MAX_LISTED = 12
 
 # Reference name -> ours. A rule applies to whole dotted parts; the first one that matches wins.
 _GRAPH_LAYER = {
@@ -141,8 +140,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConversionError(
             f"{str(path)!r} is no checkpoint of plain tensors ({reason}). It may be damaged, or a pickle that runs code "
             "when it is loaded; such files are never loaded here."
@@ -150,8 +149,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConversionError(f"{str(path)!r} does not hold a dict of tensors.")
+    named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ConversionError(f"{str(path)!r} does not hold a dict of named tensors.")
     return dict(state)
 
 
@@ -217,8 +217,14 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], report: ConversionRepor
         else:
             strangers.append(key)
     if strangers:
-        raise ConversionError(f"{len(strangers)} unknown tensors, this is another architecture: {strangers}")
+        raise ConversionError(f"This is another architecture; unknown tensors: {_listed(strangers)}.")
     return renamed
+
+
+def _listed(names: list[str]) -> str:
+    """The names, or their number and the first few."""
+    shown = ", ".join(names[:MAX_LISTED]) or "none"
+    return shown if len(names) <= MAX_LISTED else f"{len(names)}, among them {shown}"
 
 
 def _bonafide_first(state: dict[str, torch.Tensor], report: ConversionReport):
@@ -245,8 +251,8 @@ def load_exactly(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
     ]
     if missing or unexpected or shapes:
         raise ConversionError(
-            f"The checkpoint does not fit {type(model).__name__}: missing {missing}, unexpected {unexpected}, "
-            f"of another shape {sorted(shapes)}."
+            f"The checkpoint does not fit {type(model).__name__}: missing {_listed(missing)}; unexpected "
+            f"{_listed(unexpected)}; of another shape {_listed(sorted(shapes))}."
         )
     model.load_state_dict(state)
 

@@ -5,6 +5,7 @@ torch and transformers and registers every model with the Auto classes.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from spooftrace._version import __version__
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
         AasistForAudioClassification,
         AasistModel,
     )
+
+
+# In a clone, where this folder hides the installed package from `python -m` and scripts, the folders modeling/ and
+# trainers/ lie beside it and not in it.
+_root = os.path.dirname(__path__[0])
+if not os.path.isdir(os.path.join(__path__[0], "modeling")) and os.path.isdir(os.path.join(_root, "modeling")):
+    __path__.append(_root)
 
 
 def __getattr__(name: str) -> Any:

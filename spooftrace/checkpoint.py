@@ -100,7 +100,7 @@ def load_checkpoint(
         config = _load_config(name, options)
         bonafide_index(config, bonafide_label)  # before a large download
         network = _load_model(name, config, options, hub_options)
-        feature_extractor = AutoFeatureExtractor.from_pretrained(name, **options)
+        feature_extractor = _load_feature_extractor(name, options)
     identity = _weights_digest(folder) if is_local else commit
     return LoadedCheckpoint(network, feature_extractor, "default" if model is None else name, identity)
 
@@ -108,7 +108,7 @@ def load_checkpoint(
 def _find_folder(model: str | os.PathLike | None) -> Path | None:
     """The local folder that `model` names, known to hold safe weights; `None` for a repository on the Hub."""
     folder = default_folder() if model is None else Path(model)
-    if not folder.is_dir():
+    if not folder.is_dir() or model == "":  # which Path takes for the current folder
         if folder.exists() or not _HUB_NAME.fullmatch(os.fspath(model)):
             raise CheckpointError(
                 f"{os.fspath(model)!r} is neither a folder nor the name of a model on the Hub ('owner/name'). A published "
@@ -178,6 +178,13 @@ def _load_model(
             f"{name}: the checkpoint does not fit {type(model).__name__}, so it is not used: {'; '.join(problems)}."
         )
     return model.eval()
+
+
+def _load_feature_extractor(name: str, options: dict[str, Any]) -> FeatureExtractionMixin:
+    try:
+        return AutoFeatureExtractor.from_pretrained(name, **options)
+    except (AttributeError, KeyError, TypeError) as error:  # what transformers makes of nonsense
+        raise CheckpointError(f"{name}: preprocessor_config.json is not valid: {error}") from error
 
 
 def _listed(kind: str, entries: Any) -> str:

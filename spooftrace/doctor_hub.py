@@ -51,9 +51,10 @@ def _is_set(variable: str) -> bool:
 
 def find_token() -> str | None:
     """The token by the environment or the login file; None where there is none."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    home = Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser()
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    # os.path's expanduser, since Path's raises for a user without a home
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = os.path.expanduser(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
+    file = Path(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")))
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     if not token:
         try:

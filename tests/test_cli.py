@@ -151,6 +151,11 @@ def test_a_reader_that_leaves_early_is_no_drama():
     process.stderr.close()
 
 
+def test_a_closed_standard_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # what Python makes of `>&-`
+    assert main(["detect", "/nowhere/at/all.wav"]) == 3
+
+
 # --- detect ----------------------------------------------------------------------------------------------------------
 
 

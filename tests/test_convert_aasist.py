@@ -186,7 +186,7 @@ def test_booby_trapped_pickle_runs_nothing(wrap, tmp_path):
     assert not (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip", b"RIFF$\x00\x00\x00WAVEfmt "])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_damaged_files_are_refused(content, suffix, tmp_path):
     path = tmp_path / f"model{suffix}"
@@ -195,6 +195,21 @@ def test_damaged_files_are_refused(content, suffix, tmp_path):
         convert_standalone(path)
     with pytest.raises(ConversionError, match="not a file"):
         convert_standalone(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("state", [[torch.ones(1)], {1: torch.ones(1)}, {"a": 1}, torch.ones(1)])
+def test_anything_but_named_tensors_is_refused(state, tmp_path):
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(ConversionError, match="named tensors"):
+        convert_standalone(tmp_path / "model.pth")
+
+
+def test_long_lists_of_strangers_are_cut(standalone, tmp_path):
+    strangers = {f"vit.{index}": torch.ones(1) for index in range(100)}
+    torch.save(published_state(standalone) | strangers, tmp_path / "model.pth")
+    with pytest.raises(ConversionError, match="100, among them vit.0, ") as caught:
+        convert_standalone(tmp_path / "model.pth", RATIOS)
+    assert len(str(caught.value)) < 400
 
 
 # ---------------------------------------------------------------- wav2vec 2.0 under fairseq's names

@@ -68,12 +68,12 @@ def copy(checkpoint, tmp_path) -> Path:
 
 
 def voice(seconds: float, seed: int = 0) -> np.ndarray:
-    """Something with a pitch, harmonics and syllables, `[num_samples]`."""
+    """Something with a pitch, pulses like those of vocal folds, and syllables, `[num_samples]`."""
     generator = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
     pitch = generator.uniform(90, 250) * (1 + 0.1 * np.sin(2 * np.pi * generator.uniform(0.5, 2) * time))
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    tone = sum(np.sin(order * phase) / order ** generator.uniform(0.8, 2) for order in range(1, 12))
+    tone = sum(np.cos(order * phase) / order ** generator.uniform(0.4, 1) for order in range(1, 12))
     syllables = 0.3 + np.abs(np.sin(2 * np.pi * generator.uniform(2, 4) * time))
     return (0.05 * tone * syllables + 0.001 * generator.normal(size=len(time))).astype(np.float32)
 
@@ -205,7 +205,7 @@ def test_an_hour_is_scored_in_bounded_memory(tmp_path):
         with soundfile.SoundFile(tmp_path / f"{name}.flac", "w", RATE, 1, "PCM_16") as file:
             for _ in range(minutes):
                 file.write(np.zeros(60 * RATE, dtype=np.int16))
-    tiny_model(hop_length=1600, n_fft=64, win_length=64, num_filters=8).save_pretrained(tmp_path / "model")
+    tiny_model(hop_length=1600, n_fft=64, win_lengths=[64], num_filters=8).save_pretrained(tmp_path / "model")
     AasistFeatureExtractor().save_pretrained(tmp_path / "model")
     command = [sys.executable, "-c", _HOUR, str(tmp_path / "model"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -279,8 +279,10 @@ def test_the_aggregation_is_the_callers_or_the_calibrations(rule, function):
         (voice(2.0) * 1e-3, "silent"),
         (np.random.default_rng(0).normal(0, 0.1, 2 * RATE).astype(np.float32), "too little voiced material"),
         (np.concatenate([np.zeros(3 * RATE, dtype=np.float32), voice(0.2)]), "too little voiced material"),
+        (np.clip(voice(2.0) * 300, -1, 1), "clipped, or a steady tone"),
+        (0.3 * np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE).astype(np.float32), "clipped, or a steady tone"),
     ],
-    ids=["490 ms", "10 ms", "one sample", "zeros", "constant", "faint", "hiss", "one syllable"],
+    ids=["490 ms", "10 ms", "one sample", "zeros", "constant", "faint", "hiss", "one syllable", "clipped", "tone"],
 )
 def test_unusable_material_abstains_with_its_reason_but_has_a_score(detector, waveform, reason):
     detection = detector(waveform, RATE)
@@ -332,7 +334,7 @@ def test_bad_clips_fail_with_their_error_and_the_others_are_scored(detector, tmp
     names = ["text.wav", "empty.wav", "cut.wav", "absent.wav"]
     sources = [good, *itertools.chain.from_iterable((tmp_path / name, good) for name in names)]
     results = list(detector.detect(sources))
-    assert len({result.score for result in results[::2]}) == 1
+    assert [result.score for result in results[::2]] == pytest.approx([results[0].score] * 5, abs=1e-5)
     failures = results[1::2]
     assert [failure.error for failure in failures] == [
         "UnreadableAudioError",
@@ -463,6 +465,17 @@ def test_code_in_a_checkpoint_does_not_run(copy, tmp_path):
     with pytest.raises(ValueError, match="trust_remote_code"):
         Detector.from_pretrained(copy)
     assert not sprung.exists()
+
+
+def test_a_feature_extractor_of_nonsense_is_refused(copy):
+    (copy / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json is not valid"):
+        Detector.from_pretrained(copy)
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(CheckpointError, match="'' is neither a folder"):
+        Detector.from_pretrained("")
 
 
 @pytest.mark.parametrize(

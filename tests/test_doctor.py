@@ -1,6 +1,7 @@
 """The doctor finds what is broken, names one command that mends it, and never shows the token."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -320,3 +321,11 @@ print([check.status for check in doctor_hub.check_hub(offline=True)])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "['ok', 'ok']"
+
+
+def test_a_user_without_a_home_has_no_token(monkeypatch):
+    """As in a container under a user id that no account has."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_TOKEN_PATH", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert doctor_hub.find_token() is None

@@ -100,6 +100,19 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("name", ["modeling", "trainers"])
+def test_a_clone_works_where_it_hides_an_installed_package(name):
+    """`python -m spooftrace` and scripts find the clone's spooftrace/ first, which holds neither folder."""
+    program = f"""
+import sys, importlib.util
+sys.meta_path[:] = [finder for finder in sys.meta_path if not finder.__module__.startswith("__editable__")]
+sys.path.insert(0, {str(ROOT)!r})
+print(importlib.util.find_spec("spooftrace.{name}").origin)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert Path(done.stdout.strip()).parent == ROOT / name
+
+
 def test_every_lazy_name_is_real():
     program = """
 import spooftrace

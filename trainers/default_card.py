@@ -134,6 +134,9 @@ def tables(results: dict[str, dict]) -> str:
     parts = []
     for name, part in results.items():
         parts.append(f"### {name}\n\n{table(part['eer'])}")
+        if "training" in part:
+            options = ", ".join(f"{key} {value}" for key, value in part["training"].items())
+            parts.append(f"Trained with another recipe than the default in: {options}.")
         if "aggregation" in part:
             rules = ", ".join(f"{rule} {rate:.1f}" for rule, rate in part["aggregation"].items())
             parts.append(f"By the rule from windows to a clip, without transmission coding: {rules}.")

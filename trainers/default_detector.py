@@ -39,6 +39,7 @@ from spooftrace.trainers.detector_corpus import (
     read_corpus,
     repeated,
     training_clips,
+    validation_clips,
 )
 
 
@@ -188,7 +189,7 @@ def train(data: Path, out: Path, recipe: Recipe, attacks: Path | None = None, re
     """Runs the recipe and writes the model with its calibration to `out`. Raises CorpusError for unfit data."""
     clips = read_corpus(data)
     chosen = training_clips(clips, recipe.held_out_fold)
-    valid = [clip for clip in clips if clip.split == "valid" and clip.licensed and not clip.transmission]
+    valid = validation_clips(clips, recipe.held_out_fold)
     copies = read_attacks(attacks, chosen) if attacks else []
     torch.manual_seed(recipe.seed)
     config = AasistConfig(**MODEL)

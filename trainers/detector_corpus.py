@@ -88,15 +88,24 @@ def training_clips(clips: Sequence[Clip], held_out_fold: int | None = None) -> l
 
     Raises CorpusError unless both labels remain.
     """
-    chosen = [
-        clip
-        for clip in clips
-        if clip.split == "train" and clip.licensed and not clip.transmission and clip.page_fold != held_out_fold
-    ]
+    chosen = _usable(clips, "train", held_out_fold)
     for label in LABELS:
         if not any(clip.label == label for clip in chosen):
             raise CorpusError(f"metadata.csv has no licensed {label} row in the train split that could be trained on")
     return chosen
+
+
+def validation_clips(clips: Sequence[Clip], held_out_fold: int | None = None) -> list[Clip]:
+    """The same of the valid split; there may be none."""
+    return _usable(clips, "valid", held_out_fold)
+
+
+def _usable(clips: Sequence[Clip], split: str, held_out_fold: int | None) -> list[Clip]:
+    return [
+        clip
+        for clip in clips
+        if clip.split == split and clip.licensed and not clip.transmission and clip.page_fold != held_out_fold
+    ]
 
 
 def read_attacks(folder: Path, sources: Sequence[Clip]) -> list[tuple[str, Clip, str]]:

@@ -122,6 +122,8 @@ def leave_pages_out(data: Path, models: Sequence[tuple[int, Path]]) -> dict[str,
         clips = [clip for clip in rows if clip.page_fold == fold and clip.split != "test" and clip.licensed]
         detector = Detector.from_pretrained(model, device="cpu")
         result[f"pages of fold {fold}"], scores = measure(detector, data, clips)
+        record = json.loads((model / "training.json").read_text(encoding="utf-8"))
+        result[f"pages of fold {fold}"]["training"] = record["options"]
         pooled.append((clips, scores))
     clips = [clip for members, _ in pooled for clip in members]
     result["held-out pages together"] = {"eer": tables(clips, np.concatenate([scores for _, scores in pooled]))}

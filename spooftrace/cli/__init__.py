@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller, as with `>&-`
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("spooftrace: interrupted", file=sys.stderr)
