@@ -23,7 +23,8 @@ class Detection:
         score: log-odds of bona fide, higher for genuine speech; given for every finite clip, abstention or not.
         probability_bonafide: `sigmoid(scale * score + bias)` by the model's calibration; of the bare score without one.
         verdict: `"bonafide"`, `"spoof"` or `"abstain"`.
-        reason: why there is no verdict: too short, silent, too little voiced material, not finite.
+        reason: why there is no verdict: too short, silent, not finite, too little voiced material, or
+            clipped, or a steady tone.
         duration: in seconds.
         windows: in order of time, overlapping by half; together they cover the clip.
         model: `name`, `revision` (the commit on the Hub, or a digest of local weights), `calibrated`, and the version

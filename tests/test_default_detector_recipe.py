@@ -103,6 +103,13 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
+def test_files_of_the_user_in_the_output_folder_survive(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "analysis.py").write_text("precious")
+    assert run(write_corpus(tmp_path / "corpus"), tmp_path / "model") == 0
+    assert (tmp_path / "model" / "analysis.py").read_text() == "precious"
+
+
 def test_a_state_of_another_recipe_is_refused(tmp_path, capsys):
     data = write_corpus(tmp_path / "corpus")
     clips = training_clips(read_corpus(data))

@@ -156,23 +156,31 @@ def one_in(result: dict) -> int:
     return round(100 / max(result["eer"]["without transmission coding"]["eer"], 1))
 
 
+def _options(changed: dict) -> str:
+    """Fields of a recipe that are not its defaults, as options of the command."""
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+
+
 def recipe_commands(record: dict) -> str:
     """The two commands that train the model again."""
-    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in record["options"].items())
     attacks = "python -m spooftrace.trainers.make_attacks --data DIR --prefix audio/ --out ATTACKS"
     attacks = f"{attacks} --per-clip 6\n{attacks} --attacks istft-vocoder fsq-codec --neural-minutes 8\n"
     copies = " --attacks ATTACKS" if record["clips"]["attack_copies"] else ""
-    train = f"python -m spooftrace.trainers.default_detector --data DIR{copies} --out OUT{options}"
+    train = f"python -m spooftrace.trainers.default_detector --data DIR{copies} --out OUT{_options(record['options'])}"
     return (attacks if copies else "") + train
 
 
 def report_command(results: dict[str, dict]) -> str:
-    """The command that measures the model again."""
+    """The commands that measure the model again, those that train it without the pages of a fold among them."""
     splits = [name for name in results if name in SPLITS]
     folds = [name.split()[-1] for name in results if name.startswith("pages of fold")]
     left_out = " --leave-out " + " ".join(f"{fold}=OUT-{fold}" for fold in folds) if folds else ""
+    train = "python -m spooftrace.trainers.default_detector --data DIR --attacks ATTACKS"
+    training = "".join(
+        f"{train} --out OUT-{fold}{_options(results[f'pages of fold {fold}']['training'])}\n" for fold in folds
+    )
     command = "python -m spooftrace.trainers.report_default --data DIR --model OUT --out OUT/results.json"
-    return f"{command} --splits {' '.join(splits)}{left_out}\npython -m spooftrace.trainers.default_card --model OUT"
+    return f"{training}{command} --splits {' '.join(splits)}{left_out}\npython -m spooftrace.trainers.default_card --model OUT"
 
 
 def card(model: Path) -> str:

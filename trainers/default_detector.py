@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,14 +214,15 @@ def train(data: Path, out: Path, recipe: Recipe, attacks: Path | None = None, re
 
 def save_bare(model: AasistForAudioClassification, window: AasistFeatureExtractor, out: Path) -> None:
     """Weights and configurations alone: the package that ships a model has its code, publishing adds it again."""
-    model.save_pretrained(out)
-    window.save_pretrained(out)
-    for code in out.glob("*.py"):
-        code.unlink()
-    for name in ("config.json", "preprocessor_config.json"):
-        values = json.loads((out / name).read_text(encoding="utf-8"))
-        values.pop("auto_map", None)
-        (out / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        saved = Path(folder)
+        model.save_pretrained(saved)
+        window.save_pretrained(saved)
+        os.replace(saved / "model.safetensors", out / "model.safetensors")
+        for name in ("config.json", "preprocessor_config.json"):
+            values = json.loads((saved / name).read_text(encoding="utf-8"))
+            values.pop("auto_map", None)
+            (out / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_record(recipe: Recipe, clips: Sequence[Clip], copies: int, out: Path) -> None:
