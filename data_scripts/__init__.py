@@ -1,0 +1,30 @@
+"""Corpora: protocol parsers, dataset builders, codec taxonomy, sampling and publishing."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+_LAZY_NAMES = {
+    "Corpus": "spooftrace.data_scripts.corpus",
+    "CorpusNotFoundError": "spooftrace.data_scripts.protocol",
+    "ProtocolError": "spooftrace.data_scripts.protocol",
+    "Row": "spooftrace.data_scripts.rows",
+    "corpora": "spooftrace.data_scripts.registry",
+    "get_corpus": "spooftrace.data_scripts.registry",
+    "load_corpus": "spooftrace.data_scripts.loading",
+}
+
+__all__ = ["Corpus", "CorpusNotFoundError", "ProtocolError", "Row", "corpora", "get_corpus", "load_corpus"]
+
+if TYPE_CHECKING:
+    from spooftrace.data_scripts.corpus import Corpus
+    from spooftrace.data_scripts.loading import load_corpus
+    from spooftrace.data_scripts.protocol import CorpusNotFoundError, ProtocolError
+    from spooftrace.data_scripts.registry import corpora, get_corpus
+    from spooftrace.data_scripts.rows import Row
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY_NAMES:
+        raise AttributeError(f"module 'spooftrace.data_scripts' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY_NAMES[name]), name)

@@ -1,0 +1,1 @@
+"""Gradio Spaces: metrics for `evaluate`, and the detector."""
