@@ -1,9 +1,8 @@
 """What a corpus is: where it comes from, what may be done with it, how many trials it has, and how to read it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from spooftrace.data_scripts.protocol import SHOWN, Problem, ProtocolError
@@ -62,9 +61,9 @@ class Corpus:
     configs: Mapping[str, str]
     find: Callable[[Path, str], Mapping[str, Path]]
     parse: Callable[..., Mapping[str, Sequence[Row]]]
-    extra: Mapping[str, str] = MappingProxyType({})
-    options: Mapping[str, Any] = MappingProxyType({})
-    totals: Mapping[tuple[str, str], Totals] = MappingProxyType({})
+    extra: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    totals: Mapping[tuple[str, str], Totals] = field(default_factory=dict)
     redistribution: Literal["audio", "metadata", "refused"] = "audio"
     source_speech: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)

@@ -47,12 +47,13 @@ class CorpusNotFoundError(FileNotFoundError):
 
 class Problems:
     """
-    Collects what is wrong with a file while it is read; as a context manager it raises at the end.
+    Collects what is wrong with a file while it is read.
 
     ```python
-    with Problems(path) as problems:
-        for line, fields in read_fields(path):
-            problems.check_id(line, fields[1])
+    problems = Problems(path)
+    for line, fields in read_fields(path):
+        problems.check_id(line, fields[1])
+    problems.raise_any()
     ```
     """
 
@@ -61,11 +62,9 @@ class Problems:
         self._found: list[Problem] = []
         self._lines: dict[str, int] = {}
 
-    def __enter__(self) -> "Problems":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if kind is None and self._found:
+    def raise_any(self) -> None:
+        """Raises a `ProtocolError` with everything that was found, if anything was."""
+        if self._found:
             raise ProtocolError(self.path, sorted(self._found, key=lambda problem: problem.line))
 
     def add(self, line: int, message: str) -> None:
@@ -216,13 +215,13 @@ def parse_lines(
     Raises:
         ProtocolError: with all problems of the file; also for a file without a line.
     """
-    rows = []
-    with Problems(path) as problems:
-        for number, values in read_fields(path):
-            if problems.check_fields(number, values, fields, names):
-                row = parse(problems, number, values)
-                if row is not None:
-                    rows.append(row)
-        if not rows:
-            problems.add(0, "no trial in it: is it the right file, and whole?")
+    rows, problems = [], Problems(path)
+    for number, values in read_fields(path):
+        if problems.check_fields(number, values, fields, names):
+            row = parse(problems, number, values)
+            if row is not None:
+                rows.append(row)
+    problems.raise_any()
+    if not rows:
+        raise ProtocolError(path, [Problem(0, "no trial in it: is it the right file, and whole?")])
     return rows
