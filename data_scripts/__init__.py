@@ -12,9 +12,23 @@ _LAZY_NAMES = {
     "corpora": "spooftrace.data_scripts.registry",
     "get_corpus": "spooftrace.data_scripts.registry",
     "load_corpus": "spooftrace.data_scripts.loading",
+    "partition_bonafide": "spooftrace.data_scripts.sampling",
+    "remove_silence": "spooftrace.data_scripts.silence",
+    "sample_balanced": "spooftrace.data_scripts.sampling",
 }
 
-__all__ = ["Corpus", "CorpusNotFoundError", "ProtocolError", "Row", "corpora", "get_corpus", "load_corpus"]
+__all__ = [
+    "Corpus",
+    "CorpusNotFoundError",
+    "ProtocolError",
+    "Row",
+    "corpora",
+    "get_corpus",
+    "load_corpus",
+    "partition_bonafide",
+    "remove_silence",
+    "sample_balanced",
+]
 
 if TYPE_CHECKING:
     from spooftrace.data_scripts.corpus import Corpus
@@ -22,6 +36,8 @@ if TYPE_CHECKING:
     from spooftrace.data_scripts.protocol import CorpusNotFoundError, ProtocolError
     from spooftrace.data_scripts.registry import corpora, get_corpus
     from spooftrace.data_scripts.rows import Row
+    from spooftrace.data_scripts.sampling import partition_bonafide, sample_balanced
+    from spooftrace.data_scripts.silence import remove_silence
 
 
 def __getattr__(name: str) -> Any:

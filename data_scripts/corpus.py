@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from spooftrace.data_scripts.protocol import SHOWN, Problem, ProtocolError
 from spooftrace.data_scripts.rows import Row
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 MissingAudio = Literal["error", "drop", "ignore"]
@@ -48,6 +52,11 @@ class Corpus:
         source_speech: where the genuine speech comes from, such as `("VCTK",)`.
         languages: ISO 639-1 codes.
         reads_audio: `False` for a corpus whose audio lies in parquet files or nowhere.
+        tables: for a corpus whose audio lies in parquet files: `tables(root, config, files, **options)` -> the pieces
+            of each split, such as a file and a row group. A piece is a plain value that can be pickled; its `repr`
+            decides the cache, so that it holds what changes with the contents (size, time of change).
+        read_table: piece -> its rows as a table: the columns of the unified row and the extra ones, those that are
+            all null left out if wanted; labels as text; `audio` as a path or as a struct of `bytes` and `path`.
     """
 
     name: str
@@ -68,6 +77,8 @@ class Corpus:
     source_speech: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     reads_audio: bool = True
+    tables: Callable[..., Mapping[str, Sequence[Any]]] | None = None
+    read_table: Callable[[Any], "pa.Table"] | None = None
 
     @property
     def default_config(self) -> str:
@@ -102,28 +113,47 @@ class Corpus:
             ProtocolError: with all problems of a protocol, or with the clips that are missing.
             ValueError: for an unknown configuration or option.
         """
-        config = self.check_config(config)
-        unknown = options.keys() - self.options.keys()
-        if unknown:
-            raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}; it has {list(self.options)}.")
-        root = Path(root).expanduser().absolute()
-        files = self.find(root, config)
-        splits = self.parse(root, config, files, **{**self.options, **options})
+        if missing_audio not in get_args(MissingAudio):
+            raise ValueError(f"missing_audio is {missing_audio!r}; it is one of {', '.join(get_args(MissingAudio))}.")
+        root, config, files, options = self._locate(root, config, options)
+        splits = self.parse(root, config, files, **options)
         if not self.reads_audio or missing_audio == "ignore":
             return {name: list(rows) for name, rows in splits.items()}
         if missing_audio == "error":
             self._require_audio(splits, next(iter(files.values()), root))
         return {name: [row for row in rows if row.audio] for name, rows in splits.items()}
 
+    def read_pieces(self, root: Path, config: str | None = None, **options: Any) -> dict[str, list[Any]]:
+        """
+        What `tables` finds: the pieces of every split, for `read_table`.
+
+        Raises:
+            As `read` does.
+        """
+        root, config, files, options = self._locate(root, config, options)
+        return {name: list(pieces) for name, pieces in self.tables(root, config, files, **options).items()}
+
+    def _locate(
+        self, root: Path, config: str | None, options: Mapping[str, Any]
+    ) -> tuple[Path, str, Mapping[str, Path], dict[str, Any]]:
+        """Absolute root, name of the configuration, protocol files and all options, each checked."""
+        config = self.check_config(config)
+        unknown = options.keys() - self.options.keys()
+        if unknown:
+            known = f"it has {', '.join(self.options)}" if self.options else "it takes none"
+            raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}; {known}.")
+        root = Path(root).expanduser().absolute()
+        return root, config, self.find(root, config), {**self.options, **options}
+
     def _require_audio(self, splits: Mapping[str, Iterable[Row]], path: Path) -> None:
         missing = [(split, row) for split, rows in splits.items() for row in rows if row.audio is None]
         if not missing:
             return
         total = sum(len(rows) for rows in splits.values())
-        remedy = f'complete the download, or pass missing_audio="drop" to go on without them.\n{self.layout}'
-        examples = [f"no audio for {row.utterance_id!r} ({split})" for split, row in missing[:SHOWN]]
-        head = f"{len(missing)} of {total} clips are not below the corpus's folder: {remedy}"
-        raise ProtocolError(path, [Problem(0, head), *(Problem(0, text) for text in examples)])
+        examples = ", ".join(f"{row.utterance_id!r} ({split})" for split, row in missing[:SHOWN])
+        remedy = 'complete the download, or pass missing_audio="drop" to go on without them'
+        text = f"{len(missing)} of {total} clips have no audio file, such as {examples}: {remedy}.\n{self.layout}"
+        raise ProtocolError(path, [Problem(0, text)])
 
 
 class Count(NamedTuple):

@@ -40,6 +40,9 @@ class ProtocolError(ValueError):
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__(f"{self.path}: {count}\n  " + "\n  ".join(shown + more))
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), (self.path, self.problems)  # for errors that come from another process
+
 
 class CorpusNotFoundError(FileNotFoundError):
     """A file or folder of a corpus is not where it should be; the message shows the expected tree."""

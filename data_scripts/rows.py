@@ -5,7 +5,6 @@ Missing means null, never an empty string. The codec attributes `vq`, `aux` and 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -14,7 +13,7 @@ VQ_LABELS = ("bonafide", "mvq", "svq", "sq")
 AUX_LABELS = ("bonafide", "none", "semantic", "disentanglement")
 DEC_LABELS = ("bonafide", "time", "frequency")
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = {}  # shared by all rows without extra columns, never written to
 
 
 class Row(NamedTuple):

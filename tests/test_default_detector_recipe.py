@@ -11,16 +11,12 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from spooftrace.classification import expected_calibration_error
 from spooftrace.detector import Detector
+from spooftrace.metrics import cllr
 from spooftrace.trainers import default_card, default_detector, report_default
 from spooftrace.trainers.augmentation import EnergyAugmentation, FeatureMask
-from spooftrace.trainers.calibration import (
-    bootstrap_interval,
-    cllr,
-    equal_error_rate,
-    expected_calibration_error,
-    fit_calibration,
-)
+from spooftrace.trainers.calibration import fit_calibration
 from spooftrace.trainers.detector_corpus import COLUMNS, PairSampler, read_corpus, training_clips
 
 
@@ -191,17 +187,6 @@ def test_noise_has_the_asked_ratio_on_average():
     augment = EnergyAugmentation(noise=1.0, lowest_snr=10.0, highest_snr=10.0, equalisation=0.0)
     added = (augment(energies) - energies).mean()
     assert added == pytest.approx(0.1, rel=0.05)
-
-
-def test_equal_error_rate_and_its_interval():
-    rng = np.random.default_rng(0)
-    assert equal_error_rate(np.array([1.0, 2.0]), np.array([-1.0, 0.0])) == 0
-    assert equal_error_rate(np.array([-1.0]), np.array([1.0])) == 1
-    assert equal_error_rate(np.zeros(5), np.zeros(5)) == 0.5
-    genuine, fake = rng.normal(1, 1, 4000), rng.normal(-1, 1, 4000)
-    assert equal_error_rate(genuine, fake) == pytest.approx(0.1587, abs=0.01)  # of the normal distribution at -1
-    low, high = bootstrap_interval(genuine[:200], fake[:200], rounds=200)
-    assert low < equal_error_rate(genuine[:200], fake[:200]) < high
 
 
 def test_calibration_recovers_the_log_likelihood_ratio():

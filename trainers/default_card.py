@@ -124,10 +124,8 @@ def table(groups: dict[str, dict]) -> str:
     lines = [TABLE_HEAD]
     for name, row in groups.items():
         if "eer" in row:
-            low, high = row["interval"]
-            lines.append(
-                f"| {name} | {row['bonafide']} | {row['spoof']} | {row['eer']:.1f} | {low:.1f} to {high:.1f} |"
-            )
+            interval = " to ".join(f"{value:.1f}" for value in row.get("interval", []))
+            lines.append(f"| {name} | {row['bonafide']} | {row['spoof']} | {row['eer']:.1f} | {interval} |")
     return "\n".join(lines)
 
 

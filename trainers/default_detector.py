@@ -28,9 +28,10 @@ from torch import nn
 from tqdm import tqdm
 
 from spooftrace.detector import Detector
+from spooftrace.metrics import eer
 from spooftrace.modeling import AasistConfig, AasistFeatureExtractor, AasistForAudioClassification
 from spooftrace.trainers.augmentation import EnergyAugmentation, FeatureMask
-from spooftrace.trainers.calibration import equal_error_rate, fit_calibration
+from spooftrace.trainers.calibration import fit_calibration
 from spooftrace.trainers.detector_corpus import (
     Clip,
     CorpusError,
@@ -244,17 +245,17 @@ def _loop(training: Training, out: Path, valid: list[Clip], energies: list, repo
             bar.update()
             if training.step % report_every == 0 or training.step == steps:
                 training.save(out / STATE)
-                eer = (
+                rate = (
                     _valid_eer(window_scores(training.average, energies, training.recipe.frames), valid)
                     if valid
                     else math.nan
                 )
-                bar.write(f"step {training.step}: cross-entropy {loss:.3f}, valid EER {100 * eer:.1f} %")
+                bar.write(f"step {training.step}: cross-entropy {loss:.3f}, valid EER {100 * rate:.1f} %")
 
 
 def _valid_eer(scores: np.ndarray, clips: Sequence[Clip]) -> float:
     spoof = np.array([clip.is_spoof for clip in clips])
-    return equal_error_rate(scores[~spoof], scores[spoof])
+    return math.nan if spoof.all() or not spoof.any() else eer(scores[~spoof], scores[spoof], method="merged").eer
 
 
 def calibrate(

@@ -15,13 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from spooftrace.classification import expected_calibration_error
 from spooftrace.detector import AGGREGATIONS, Detector
-from spooftrace.trainers.calibration import (
-    bootstrap_interval,
-    cllr,
-    equal_error_rate,
-    expected_calibration_error,
-)
+from spooftrace.intervals import eer_interval
+from spooftrace.metrics import cllr, eer
 from spooftrace.trainers.detector_corpus import SPLITS, Clip, CorpusError, read_corpus
 
 
@@ -40,12 +37,14 @@ def detect_clips(detector: Detector, data: Path, clips: Sequence[Clip]) -> list[
 
 
 def summary(scores: np.ndarray, spoof: np.ndarray) -> dict[str, float | int | list[float]]:
-    """Clip counts, equal error rate and its interval in percent, where both labels are present."""
-    result: dict[str, float | int | list[float]] = {"bonafide": int((~spoof).sum()), "spoof": int(spoof.sum())}
-    if spoof.any() and not spoof.all():
-        result["eer"] = round(100 * equal_error_rate(scores[~spoof], scores[spoof]), 2)
-        interval = bootstrap_interval(scores[~spoof], scores[spoof])
-        result["interval"] = [round(100 * value, 2) for value in interval]
+    """Clip counts; equal error rate in percent where both labels are present, its interval where each is twice."""
+    counts = {"bonafide": int((~spoof).sum()), "spoof": int(spoof.sum())}
+    result: dict[str, float | int | list[float]] = dict(counts)
+    if min(counts.values()) > 0:
+        result["eer"] = round(100 * eer(scores[~spoof], scores[spoof], method="merged").eer, 2)
+    if min(counts.values()) > 1:
+        interval = eer_interval(scores[~spoof], scores[spoof], method="merged", rounds=2000)
+        result["interval"] = [round(100 * interval.low, 2), round(100 * interval.high, 2)]
     return result
 
 
@@ -72,26 +71,38 @@ def tables(clips: Sequence[Clip], scores: np.ndarray) -> dict[str, dict]:
 
 
 def calibration_summary(clips: Sequence[Clip], scores: np.ndarray, calibration: dict) -> dict[str, float]:
-    """CLLR in bits and expected calibration error before and after calibration, transmission-coded clips left out."""
+    """
+    CLLR in bits and expected calibration error before and after calibration, transmission-coded clips left out.
+
+    Empty where they hold one label only.
+    """
     judged = np.array([not clip.transmission for clip in clips])
     genuine = np.array([not clip.is_spoof for clip in clips])[judged]
+    if genuine.all() or not genuine.any():
+        return {}
     result = {}
     for name, scale, bias in (("raw", 1.0, 0.0), ("calibrated", calibration["scale"], calibration["bias"])):
         ratio = scale * scores[judged] + bias
         probability = 1 / (1 + np.exp(-ratio))
         result[f"cllr_{name}"] = round(cllr(ratio[genuine], ratio[~genuine]), 4)
-        result[f"ece_{name}"] = round(expected_calibration_error(probability, genuine), 4)
+        result[f"ece_{name}"] = round(expected_calibration_error(probability, genuine, balanced=True), 4)
     return result
 
 
 def aggregation_table(clips: Sequence[Clip], windows: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Equal error rate in percent of every rule from window scores to a clip score, transmission coding left out."""
+    """
+    Equal error rate in percent of every rule from window scores to a clip score, transmission coding left out.
+
+    Empty where that leaves one label only.
+    """
     judged = [not clip.transmission for clip in clips]
     spoof = np.array([clip.is_spoof for clip in clips])[judged]
+    if spoof.all() or not spoof.any():
+        return {}
     rates = {}
     for name, rule in AGGREGATIONS.items():
         scores = np.array([rule(list(window)) for window in windows])[judged]
-        rates[name] = round(100 * equal_error_rate(scores[~spoof], scores[spoof]), 2)
+        rates[name] = round(100 * eer(scores[~spoof], scores[spoof], method="merged").eer, 2)
     return rates
 
 
@@ -102,7 +113,8 @@ def measure(detector: Detector, data: Path, clips: Sequence[Clip]) -> tuple[dict
     result = {"eer": tables(clips, scores), "aggregation": aggregation_table(clips, windows)}
     if detector.calibrated:
         result["calibration"] = calibration_summary(clips, scores, detector.model.config.calibration)
-    return result, detector.scale * scores + detector.bias
+    present = {name: part for name, part in result.items() if part or name == "eer"}
+    return present, detector.scale * scores + detector.bias
 
 
 def report(data: Path, model: Path, splits: Sequence[str]) -> dict[str, dict]:
