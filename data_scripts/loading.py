@@ -35,7 +35,7 @@ def load_corpus(
 
     Args:
         name: of the corpus, as `spooftrace corpus list` shows it.
-        data_dir: the folder with your copy of it.
+        data_dir: the folder with your copy of it. Not needed where the option `repo` names a dataset on the Hub.
         config: one of its configurations; by default the first one.
         split: such as `"train"`, `"train[:100]"` or `"train+validation"`; by default all, in a dictionary.
         streaming: return an iterable dataset, and write no cache.
@@ -50,14 +50,15 @@ def load_corpus(
         ValueError: for an unknown corpus, configuration, option or split.
     """
     corpus = get_corpus(name)
-    if data_dir is None:
+    if data_dir is None and not options.get("repo"):
+        hub = ", or `repo`, its name on the Hub" if "repo" in corpus.options else ""
         raise CorpusNotFoundError(
-            f"{corpus.title} is read from your own copy: give its folder as data_dir.\n{corpus.layout}"
+            f"{corpus.title} is read from your own copy: give its folder as data_dir{hub}.\n{corpus.layout}"
         )
     from spooftrace.data_scripts.builders import builder_for
 
     builder = builder_for(name)(
-        data_dir=str(Path(data_dir).expanduser().absolute()),
+        data_dir=str(Path(data_dir or os.sep).expanduser().absolute()),  # a Hub dataset looks for nothing there
         cache_dir=None if cache_dir is None else str(cache_dir),
         config_name=config,
         missing_audio=missing_audio,

@@ -4,10 +4,12 @@ Two folders of reference material are optional: tests that read them skip where 
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from small_hub import SmallHub, small_hub
 
 from spooftrace.modeling import AasistConfig, AasistForAudioClassification
 
@@ -32,6 +34,13 @@ def golden_dir() -> Path:
 def corpus_dir() -> Path:
     """A small corpus of genuine and fake speech, described by its `metadata.csv`."""
     return _optional_folder("SPOOFTRACE_CORPUS", ROOT.parent / "shared" / "corpus")
+
+
+@pytest.fixture
+def hub(tmp_path) -> Iterator[SmallHub]:
+    """A Hub of this test's own; see `small_hub.py`."""
+    with small_hub(tmp_path / "hub") as running:
+        yield running
 
 
 def lively(model: torch.nn.Module) -> torch.nn.Module:
