@@ -62,8 +62,7 @@ def read_contents(
         pieces = corpus.read_pieces(root, config, **options)
     else:
         splits = corpus.read(root, config, missing_audio=missing_audio, **options)
-        if {**corpus.options, **options} == corpus.options:  # a selection has other numbers on purpose
-            _warn_of_totals(corpus, config, splits)
+        _warn_of_totals(corpus, config, splits, options)
         pieces = {
             split: [tuple(rows[start : start + ROWS_PER_TABLE]) for start in range(0, len(rows), ROWS_PER_TABLE)]
             for split, rows in splits.items()
@@ -101,11 +100,13 @@ def _digest(features: Features, pieces: Mapping[str, Sequence[Any]]) -> str:
     return found.hexdigest()[:16]
 
 
-def _warn_of_totals(corpus: Corpus, config: str, splits: Mapping[str, Sequence[Row]]) -> None:
+def _warn_of_totals(
+    corpus: Corpus, config: str, splits: Mapping[str, Sequence[Row]], options: Mapping[str, Any]
+) -> None:
     lines = [
         f"  {split}: {found.bonafide:,} bona fide and {found.spoof:,} spoof, "
         f"published are {expected.bonafide:,} and {expected.spoof:,}"
-        for split, found, expected in count(corpus, config, splits)
+        for split, found, expected in count(corpus, config, splits, options)
         if expected is not None and found != expected
     ]
     if lines:

@@ -168,15 +168,23 @@ class Count(NamedTuple):
         return self.expected is None or self.found == self.expected
 
 
-def count(corpus: Corpus, config: str, splits: Mapping[str, Iterable[Row]]) -> list[Count]:
-    """Numbers of trials per split beside the published ones; a published split that is absent counts as empty."""
+def count(
+    corpus: Corpus, config: str, splits: Mapping[str, Iterable[Row]], options: Mapping[str, Any] | None = None
+) -> list[Count]:
+    """
+    Numbers of trials per split beside the published ones; a published split that is absent counts as empty.
+
+    Options other than the corpus's defaults may select trials, so with them nothing was published.
+    """
+    is_whole = {**corpus.options, **(options or {})} == dict(corpus.options)
+    totals = corpus.totals if is_whole else {}
     labels = {split: [row.label for row in rows] for split, rows in splits.items()}
-    published = [split for name, split in corpus.totals if name == config]
+    published = [split for name, split in totals if name == config]
     return [
         Count(
             split,
             Totals(labels.get(split, []).count("bonafide"), labels.get(split, []).count("spoof")),
-            corpus.totals.get((config, split)),
+            totals.get((config, split)),
         )
         for split in dict.fromkeys([*labels, *published])
     ]

@@ -110,6 +110,9 @@ class AasistConfig(PreTrainedConfig):
         calibration (`dict`, *optional*):
             `{"scale": float, "bias": float, "fitted_on": str}`: the probability of bona fide speech is
             `sigmoid(scale * score + bias)`, where the score is the log-odds of bona fide.
+        training_corpora (`list[str]`, *optional*):
+            Names of the corpora, or of the collections of speech, that the weights were trained on, for evaluations to
+            say what a test set has in common with them. `None` is unknown.
 
     Raises:
         `huggingface_hub.errors.StrictDataclassError`: for a value of the wrong type, or values that do not fit together.
@@ -142,6 +145,7 @@ class AasistConfig(PreTrainedConfig):
     branch_dropout: float | int = 0.2
     classifier_dropout: float | int = 0.5
     calibration: dict | None = None
+    training_corpora: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs):
         for name, value in _FRONTEND_DEFAULTS[self.frontend].items():

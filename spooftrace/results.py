@@ -62,3 +62,8 @@ class Failure:
     def to_dict(self) -> dict[str, str]:
         """Plain values, ready for `json.dumps`."""
         return {"path": self.path, "error": self.error, "message": self.message}
+
+
+def printable(text: str) -> str:
+    """Control characters as escapes: a file's name may rewrite neither the terminal nor a report."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

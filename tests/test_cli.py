@@ -15,8 +15,8 @@ import torch
 
 import spooftrace
 from spooftrace.cli import explain, main
-from spooftrace.cli.detect import printable, timeline
-from spooftrace.results import Detection, Window
+from spooftrace.cli.detect import timeline
+from spooftrace.results import Detection, Window, printable
 
 
 RATE = 16_000

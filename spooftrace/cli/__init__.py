@@ -28,6 +28,9 @@ examples:
   spooftrace detect --timeline talk.flac     where in a long recording
   spooftrace detect --json clip.wav          for programs
   spooftrace detect --model owner/name a.wav with a model from the Hub
+  spooftrace score recordings/ --out scores  the scores of many clips, in files; resumes after a crash
+  spooftrace evaluate scores protocol.csv    error rates with intervals, per attack, and figures
+  spooftrace corpus list                     the field's corpora: check, build, publish
   spooftrace doctor                          what to mend in this installation
 
 exit codes: 0 all done, 1 a failure, 2 a wrong call, 3 done but some inputs could not be processed
@@ -40,6 +43,7 @@ EXTRAS = {
     "accelerate": "train",
     "datasets": "data",
     "evaluate": "data",
+    "filelock": "data",
     "gradio": "demo",
     "matplotlib": "data",
     "onnx": "export",

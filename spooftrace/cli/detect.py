@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spooftrace.results import Detection, Failure
+from spooftrace.results import Detection, Failure, printable
 
 
 if TYPE_CHECKING:
@@ -195,11 +195,6 @@ def _row(result: Detection | Failure, width: int) -> str:
     score = "-" if result.score is None else f"{result.score:+.2f}"
     row = f"{path:<{width}}  {result.verdict:<8}  {probability:>12}  {score:>8}  {result.duration:>7.2f} s"
     return f"{row}  {result.reason}" if abstained else row
-
-
-def printable(text: str) -> str:
-    """Control characters and the like as escapes, so that a file's name cannot rewrite the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def timeline(detection: Detection, probability: Callable[[float], float]) -> Iterator[str]:

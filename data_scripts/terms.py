@@ -1,0 +1,41 @@
+"""What may be pushed of a corpus, and under which terms."""
+
+from dataclasses import replace
+
+from spooftrace.data_scripts.corpus import Corpus
+
+
+class RedistributionError(ValueError):
+    """What was to be pushed may not be passed on."""
+
+
+def check_redistribution(corpus: Corpus, metadata_only: bool) -> None:
+    """
+    Raises:
+        RedistributionError: where a corpus may not be pushed, or only without its audio.
+    """
+    if corpus.redistribution == "refused":
+        raise RedistributionError(f"{corpus.title} may not be passed on, so it is not pushed: {corpus.license_note}")
+    if corpus.redistribution == "metadata" and not metadata_only:
+        raise RedistributionError(
+            f"the audio of {corpus.title} may not be passed on: {corpus.license_note} Push the metadata without the "
+            "audio with --metadata-only"
+            + (", or state the licence with --license" if corpus.license == "unknown" else "")
+        )
+
+
+def describe_own(corpus: Corpus, *, license: str | None = None, title: str | None = None) -> Corpus:
+    """
+    Data without a published licence, such as a user's own, under the terms and the title that their owner states.
+
+    With a licence the audio may be pushed.
+
+    Raises:
+        ValueError: for a corpus that has its own.
+    """
+    if license is None and title is None:
+        return corpus
+    if corpus.license != "unknown":
+        raise ValueError(f"{corpus.title} is published under {corpus.license}: leave out --license and --title")
+    stated = {"license_note": "As stated by whoever built this dataset.", "redistribution": "audio"} if license else {}
+    return replace(corpus, title=title or corpus.title, license=license or corpus.license, **stated)

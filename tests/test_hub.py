@@ -1,0 +1,171 @@
+"""Pushing a folder: one commit whatever the Hub does, and refusals in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_hub import READ, SmallHub, small_hub
+
+from spooftrace.hub import check_repo_id, local_files
+
+
+# The client reads its endpoint when it is imported: all calls run in one process of their own, one after the other.
+PROGRAM = """
+import json, sys
+from spooftrace.hub import push_folder
+results = []
+for call in json.loads(sys.argv[1]):
+    try:
+        results.append(push_folder(message="a push", **call)._asdict())
+    except (OSError, ValueError) as error:
+        results.append({"error": str(error), "kind": type(error).__name__})
+print(json.dumps(results))
+"""
+
+AT_ONCE = {"Retry-After": "0"}
+
+
+def run(hub: SmallHub, calls: list[dict], **variables: str) -> list[dict]:
+    program = [sys.executable, "-c", PROGRAM, json.dumps(calls)]
+    done = subprocess.run(program, env=hub.env(**variables), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def commits(hub: SmallHub, repo_id: str) -> list[str]:
+    """Titles of all commits of a repository, sorted."""
+    return sorted(json.loads(path.read_text())["title"] for path in hub.store.root.glob(f"*/{repo_id}/commits/*"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pushed") / "model"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "model.safetensors").write_bytes(bytes(range(256)) * 100)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
+    (folder / "config.json").write_text("{}\n")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory, folder) -> tuple[SmallHub, dict[str, dict]]:
+    """The Hub after many pushes, and the result of each by name."""
+    empty, app = tmp_path_factory.mktemp("empty"), tmp_path_factory.mktemp("app")
+    (app / "README.md").write_text("---\ntitle: App\nsdk: gradio\nsdk_version: 6.31.0\napp_file: app.py\n---\n")
+    (app / "app.py").write_text("print()\n")
+    calls: dict[str, dict] = {
+        "plain": {"repo_id": "alice/plain"},
+        "again": {"repo_id": "alice/plain"},
+        "busy": {"repo_id": "alice/busy"},
+        "lost": {"repo_id": "alice/lost"},
+        "conflict": {"repo_id": "alice/conflict"},
+        "slow start": {"repo_id": "alice/slow"},
+        "given up": {"repo_id": "alice/down", "attempts": 2},
+        "replacing": {"repo_id": "alice/old", "replace": ["deep/*.bin"]},
+        "private": {"repo_id": "alice/hidden", "private": True},
+        "public": {"repo_id": "alice/old", "private": True},
+        "space": {"repo_id": "alice/app", "repo_type": "space", "folder": str(app)},
+        "read token": {"repo_id": "alice/new", "token": READ},
+        "wrong token": {"repo_id": "alice/plain", "token": "hf_nobody"},
+        "not mine": {"repo_id": "bob/new"},
+        "nothing": {"repo_id": "alice/empty", "folder": str(empty)},
+        "no owner": {"repo_id": "plain"},
+    }
+    with small_hub(tmp_path_factory.mktemp("hub")) as hub:
+        hub.seed("alice/old", {"deep/old.bin": b"old", "deep/notes.txt": b"mine"})
+        hub.fail("POST /api/models/alice/busy/commit", 503, times=2, **AT_ONCE)
+        hub.cut("POST /api/models/alice/lost/commit")
+        hub.fail("POST /api/models/alice/conflict/commit", 412, **AT_ONCE)
+        hub.fail("GET /api/models/alice/slow", 429, **AT_ONCE)
+        hub.fail("POST /api/models/alice/down/commit", 500, times=2, **AT_ONCE)
+        results = run(hub, [{"folder": str(folder), **call} for call in calls.values()])
+        yield hub, dict(zip(calls, results, strict=True))
+
+
+def test_a_push_is_one_commit_that_holds_the_folder(pushed, folder):
+    hub, results = pushed
+    push = results["plain"]
+    assert (push["files"], push["changed"], push["pull_request"]) == (3, True, None)
+    assert push["commit"] == hub.head("alice/plain") and push["commit"] in push["url"]
+    here = {name: path.read_bytes() for name, path in local_files(folder).items()}
+    assert {name: data for name, data in hub.files("alice/plain").items() if name in here} == here
+    assert ".git/HEAD" not in hub.files("alice/plain")
+
+
+def test_what_the_head_holds_already_is_not_pushed_again(pushed):
+    hub, results = pushed
+    assert not results["again"]["changed"] and results["again"]["commit"] == results["plain"]["commit"]
+    assert commits(hub, "alice/plain") == ["a push", "init"]
+
+
+@pytest.mark.parametrize("name", ["busy", "lost", "conflict", "slow"])
+def test_whatever_goes_wrong_in_between_there_is_one_commit_at_the_end(pushed, name):
+    hub, results = pushed
+    push = results["slow start" if name == "slow" else name]
+    assert push.get("changed"), push
+    assert commits(hub, f"alice/{name}") == ["a push", "init"]
+    assert push["commit"] == hub.head(f"alice/{name}")
+
+
+def test_a_hub_that_stays_busy_is_given_up_with_nothing_committed(pushed):
+    hub, results = pushed
+    assert results["given up"]["kind"] == "HubError" and "busy (500" in results["given up"]["error"]
+    assert commits(hub, "alice/down") == ["init"]
+
+
+def test_a_space_is_made_with_its_sdk(pushed):
+    hub, results = pushed
+    assert results["space"]["url"] == f"{hub.url}/spaces/alice/app/commit/{results['space']['commit']}"
+    assert hub.store.find("space", "alice/app")["sdk"] == "gradio"
+
+
+def test_only_what_is_replaced_goes(pushed):
+    hub, _ = pushed
+    names = set(hub.files("alice/old"))
+    assert "deep/old.bin" not in names and {"deep/notes.txt", "deep/model.safetensors"} <= names
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(pushed):
+    hub, results = pushed
+    assert hub.store.find("model", "alice/hidden")["private"] and results["private"]["changed"]
+    assert "is public" in results["public"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("read token", "HubError", "may only read"),
+        ("wrong token", "HubError", "does not know this token"),
+        ("not mine", "HubError", "alice may not write to bob/new"),
+        ("nothing", "ValueError", "holds no files"),
+        ("no owner", "ValueError", "owner/name"),
+    ],
+)
+def test_refusals_say_what_to_do_in_one_line(pushed, name, kind, words):
+    _, results = pushed
+    assert results[name]["kind"] == kind and words in results[name]["error"]
+    assert "\n" not in results[name]["error"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "unset it"),
+        ({"HF_TOKEN": ""}, "hf auth login"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
+    ],
+    ids=["offline", "no token", "no Hub"],
+)
+def test_without_a_way_to_the_hub_the_reason_is_named(hub, folder, variables, words):
+    (result,) = run(hub, [{"folder": str(folder), "repo_id": "alice/x", "attempts": 1}], **variables)
+    assert result["kind"] == "HubError" and words in result["error"]
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["plain", "a/b/c", "alice/a--b", "alice/with space", ""])
+def test_a_bad_name_is_refused(name):
+    with pytest.raises(ValueError, match=r".+"):
+        check_repo_id(name)
