@@ -21,6 +21,7 @@ _LAZY_NAMES = {
     "Detection": "spooftrace.detector",
     "Detector": "spooftrace.detector",
     "load_audio": "spooftrace.audio",
+    "score_clips": "spooftrace.scoring",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Detector",
     "__version__",
     "load_audio",
+    "score_clips",
 ]
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         AasistForAudioClassification,
         AasistModel,
     )
+    from spooftrace.scoring import score_clips
 
 
 # In a clone, where this folder hides the installed package from `python -m` and scripts, the folders modeling/ and

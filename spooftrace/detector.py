@@ -120,6 +120,7 @@ class Detector:
         self.feature_extractor = feature_extractor
         self.batch_size, self.threshold, self.limits = batch_size, threshold, limits or AudioLimits()
         self._bonafide = bonafide_index(model.config, bonafide_label)
+        self.bonafide_label = bonafide_label
         self._set_calibration(getattr(model.config, "calibration", None) or {}, aggregation)
         # Our extractor repeats short clips to its window; others do not, so the detector does it for them.
         self._repeats = isinstance(getattr(feature_extractor, "window_samples", None), int)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spooftrace.cli._arguments import positive, positive_int, probability
 from spooftrace.results import Detection, Failure, printable
 
 
@@ -58,17 +59,15 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
         "--bonafide-label", default="bonafide", metavar="LABEL", help="what the model calls genuine speech (bonafide)"
     )
     model.add_argument(
-        "--threshold", type=_probability, default=0.5, metavar="P", help="genuine from this probability on (0.5)"
+        "--threshold", type=probability, default=0.5, metavar="P", help="genuine from this probability on (0.5)"
     )
     output = parser.add_argument_group("output").add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one array of objects, for programs")
     output.add_argument("--timeline", action="store_true", help="show the windows of each clip")
     work = parser.add_argument_group("work")
-    work.add_argument(
-        "--batch-size", type=_positive_int, default=16, metavar="N", help="windows per forward pass (16)"
-    )
+    work.add_argument("--batch-size", type=positive_int, default=16, metavar="N", help="windows per forward pass (16)")
     work.add_argument("--device", metavar="D", help="cpu, cuda, mps...; default: the best one present")
-    work.add_argument("--max-seconds", type=_positive, metavar="S", help="refuse longer files (7200)")
+    work.add_argument("--max-seconds", type=positive, metavar="S", help="refuse longer files (7200)")
     parser.set_defaults(run=run)
 
 
@@ -223,24 +222,3 @@ def _summary(counts: Counter, detector: "Detector | None") -> str:
     name = f"{printable(info['name'])} ({info['revision'][:19]})" if info["revision"] else printable(info["name"])
     warning = "" if info["calibrated"] else " Its probabilities are not calibrated."
     return f"\n{clips}: {verdicts}. Model: {name}.{warning} {CAVEAT}"
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"is a probability between 0 and 1, got {text}")
-    return value
