@@ -4,6 +4,7 @@ Apart from the builders, whose module `datasets` patches when one is instantiate
 """
 
 import hashlib
+import importlib.metadata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ class Contents(NamedTuple):
 
     Args:
         pieces: for each split, what `read_piece` makes tables of.
-        digest: changes whenever a row, a column or a clip's place does; 16 hexadecimal digits.
+        digest: changes whenever a row, a column or a clip's place does, and with the version of spooftrace and of the
+            parser; 16 hexadecimal digits.
     """
 
     pieces: dict[str, list[Any]]
@@ -55,14 +57,20 @@ def read_contents(
     """
     Reads the protocols, and warns where numbers of trials differ from the published ones.
 
+    Of parquet files with audio inside, all but the audio is read and checked. On the Hub that would be one request or
+    more for each column of each row group, so there only the names of the files and their columns are checked here, and
+    the rows when they are read: repeated ids in different row groups and the numbers of trials are not.
+
     Raises:
         What `Corpus.read` raises; `CorpusNotFoundError` also where no trial has a clip.
     """
+    splits: dict[str, list[Row]] = {}
+    if corpus.tables is None or not options.get("repo"):
+        splits = corpus.read(root, config, missing_audio=missing_audio, **options)
+        _warn_of_totals(corpus, config, splits, options)
     if corpus.tables is not None:
         pieces = corpus.read_pieces(root, config, **options)
     else:
-        splits = corpus.read(root, config, missing_audio=missing_audio, **options)
-        _warn_of_totals(corpus, config, splits, options)
         pieces = {
             split: [tuple(rows[start : start + ROWS_PER_TABLE]) for start in range(0, len(rows), ROWS_PER_TABLE)]
             for split, rows in splits.items()
@@ -70,7 +78,7 @@ def read_contents(
     pieces = {split: found for split, found in pieces.items() if found}  # `datasets` cannot load an empty split
     if not pieces:
         raise CorpusNotFoundError(f"no trial of {corpus.name} has its clip below {root}.\n{corpus.layout}")
-    return Contents(pieces, _digest(features_of(corpus), pieces))
+    return Contents(pieces, _digest(corpus, pieces, splits))
 
 
 def read_piece(corpus: Corpus, piece: Any) -> pa.Table:
@@ -91,9 +99,10 @@ def _conform(table: pa.Table, features: Features) -> pa.Table:
     return table_cast(table.select(list(features)), features.arrow_schema)
 
 
-def _digest(features: Features, pieces: Mapping[str, Sequence[Any]]) -> str:
-    found = hashlib.sha256(repr(features).encode())
-    for split, parts in pieces.items():
+def _digest(corpus: Corpus, pieces: Mapping[str, Sequence[Any]], splits: Mapping[str, Sequence[Row]]) -> str:
+    made_by = (importlib.metadata.version("spooftrace"), corpus.version, features_of(corpus))
+    found = hashlib.sha256(repr(made_by).encode())
+    for split, parts in [*pieces.items(), *(splits.items() if corpus.tables else ())]:
         found.update(split.encode())
         for part in parts:
             found.update(repr(part).encode("utf-8", "surrogateescape"))

@@ -36,7 +36,7 @@ def make_card(corpus: Corpus, manifest: Mapping[str, Any], summaries: Summaries)
         f"# {corpus.title}",
         corpus.description,
         _terms(corpus, manifest),
-        _counts(corpus, summaries),
+        _counts(corpus, manifest["options"], summaries),
         _attacks(summaries),
         _columns(corpus, manifest),
         _reading(manifest),
@@ -99,18 +99,19 @@ def _terms(corpus: Corpus, manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _counts(corpus: Corpus, summaries: Summaries) -> str:
+def _counts(corpus: Corpus, options: Mapping[str, Any], summaries: Summaries) -> str:
     lines = [
         "## Trials\n",
         "| configuration | split | bona fide | spoof | all | published bona fide | published spoof |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for config, splits in summaries.items():
+        published = corpus.published(config, options)
         for split, summary in splits.items():
             found = (summary.labels["bonafide"], summary.labels["spoof"], summary.rows)
-            totals = corpus.totals.get((config, split))
-            published = [f"{number:,}" for number in totals] if totals else ["-", "-"]
-            lines.append(_row(f"`{config}`", f"`{split}`", *(f"{number:,}" for number in found), *published))
+            totals = published.get(split)
+            expected = [f"{number:,}" for number in totals] if totals else ["-", "-"]
+            lines.append(_row(f"`{config}`", f"`{split}`", *(f"{number:,}" for number in found), *expected))
     without = sum(split.without_audio for splits in summaries.values() for split in splits.values())
     if without:
         lines.append(f"\n{without:,} trials have no clip; their audio is null.")

@@ -1,5 +1,6 @@
 """What a corpus is: where it comes from, what may be done with it, how many trials it has, and how to read it."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +43,16 @@ class Corpus:
         description: two or three sentences.
         layout: the expected tree and how to obtain it; part of error messages.
         configs: name of each configuration -> what it is. The first one is the default.
-        find: `find(root, config)` -> the protocol files by name of their part. What they hold decides the cache.
+        find: `find(root, config)` -> the protocol files; by name of the split or `Row.subset`, where there are several.
+            What they hold decides the cache.
         parse: `parse(root, config, files, **options)` -> rows of each split, in the order of the protocol. Rows whose
             clip is not there have `audio=None`.
         extra: columns beyond the unified row -> their type, `"string"`, `"int64"`, `"float64"` or `"bool"`.
         options: what `parse` takes besides -> its default.
         totals: `(config, split)` -> published numbers.
+        selector: the one of the options that chooses among the trials, if there is one.
+        selected_totals: `(config, split, value of the selector)` -> published numbers.
+        version: of the parser, raised when it makes other rows of the same files; part of the cache's name.
         redistribution: what may be pushed: `"audio"`, `"metadata"` only, or nothing (`"refused"`).
         source_speech: where the genuine speech comes from, such as `("VCTK",)`.
         languages: ISO 639-1 codes.
@@ -73,6 +78,9 @@ class Corpus:
     extra: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     totals: Mapping[tuple[str, str], Totals] = field(default_factory=dict)
+    selector: str | None = None
+    selected_totals: Mapping[tuple[str, str, Any], Totals] = field(default_factory=dict)
+    version: int = 1
     redistribution: Literal["audio", "metadata", "refused"] = "audio"
     source_speech: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
@@ -105,7 +113,8 @@ class Corpus:
         Args:
             root: the folder of the corpus.
             config: a configuration's name; by default the first one.
-            missing_audio: `"error"` for a clip that is not there, `"drop"` its row, or `"ignore"` and keep it.
+            missing_audio: `"error"` for a clip that is not there, `"drop"` its row, or `"ignore"` and keep it. With
+                `"error"` a split without any clip is left out with a warning, as it was not downloaded; not all of them.
             **options: see `options`.
 
         Raises:
@@ -120,7 +129,8 @@ class Corpus:
         if not self.reads_audio or missing_audio == "ignore":
             return {name: list(rows) for name, rows in splits.items()}
         if missing_audio == "error":
-            self._require_audio(splits, next(iter(files.values()), root))
+            splits = self._downloaded(splits)
+            self._require_audio(splits, files or {"": root})
         return {name: [row for row in rows if row.audio] for name, rows in splits.items()}
 
     def read_pieces(self, root: Path, config: str | None = None, **options: Any) -> dict[str, list[Any]]:
@@ -145,15 +155,52 @@ class Corpus:
         root = Path(root).expanduser().absolute()
         return root, config, self.find(root, config), {**self.options, **options}
 
-    def _require_audio(self, splits: Mapping[str, Iterable[Row]], path: Path) -> None:
-        missing = [(split, row) for split, rows in splits.items() for row in rows if row.audio is None]
-        if not missing:
+    def published(self, config: str, options: Mapping[str, Any] | None = None) -> dict[str, Totals]:
+        """The published numbers of each split, as far as there are any, of the trials that the options select."""
+        default = self.options.get(self.selector)
+        value = (options or {}).get(self.selector, default)
+        selected = {
+            (name, split): found for (name, split, chosen), found in self.selected_totals.items() if chosen == value
+        }
+        totals = self.totals if value == default else selected
+        return {split: found for (name, split), found in totals.items() if name == config}
+
+    def _downloaded(self, splits: Mapping[str, Sequence[Row]]) -> Mapping[str, Sequence[Row]]:
+        """Without the splits of which there is no clip at all, unless that is all of them."""
+        there = {name: rows for name, rows in splits.items() if any(row.audio for row in rows)}
+        absent = [name for name in splits if name not in there]
+        if there and absent:
+            text = f"{self.name}: no clip of {', '.join(absent)} is there, so that is left out"
+            warnings.warn(text, stacklevel=6)  # the caller of load_corpus
+        return there or splits
+
+    def _require_audio(self, splits: Mapping[str, Sequence[Row]], files: Mapping[str, Path]) -> None:
+        if all(row.audio for rows in splits.values() for row in rows):
             return
-        total = sum(len(rows) for rows in splits.values())
-        examples = ", ".join(f"{row.utterance_id!r} ({split})" for split, row in missing[:SHOWN])
-        remedy = 'complete the download, or pass missing_audio="drop" to go on without them'
-        text = f"{len(missing)} of {total} clips have no audio file, such as {examples}: {remedy}.\n{self.layout}"
-        raise ProtocolError(path, [Problem(0, text)])
+        trials: dict[Path, list[tuple[str, Row]]] = {}
+        for split, rows in splits.items():
+            for row in rows:
+                path = files.get(split) or files.get(row.subset) or next(iter(files.values()))
+                trials.setdefault(path, []).append((split, row))
+        missing = {
+            path: gone for path, found in trials.items() if (gone := [pair for pair in found if not pair[1].audio])
+        }
+        first = next(iter(missing))
+        texts = [_missing(gone, len(trials[path]), None if path == first else path) for path, gone in missing.items()]
+        texts[-1] += (
+            f': complete the download, or pass missing_audio="drop" (--missing-audio drop) to go on without.\n{self.layout}'
+        )
+        lines = [gone[0][1].line if path == first else 0 for path, gone in missing.items()]
+        raise ProtocolError(first, [Problem(line, text) for line, text in zip(lines, texts, strict=True)])
+
+
+def _missing(trials: Sequence[tuple[str, Row]], total: int, path: Path | None) -> str:
+    """What lacks its clip in a protocol, by its lines; `path` where that is not the file that the error is about."""
+    where = f" of {path}" if path else ""
+    shown = [
+        f"{row.utterance_id!r} ({split}{f', line {row.line}' if row.line else ''})" for split, row in trials[:SHOWN]
+    ]
+    return f"{len(trials)} of {total} clips{where} have no audio file, such as {', '.join(shown)}"
 
 
 class Count(NamedTuple):
@@ -174,17 +221,15 @@ def count(
     """
     Numbers of trials per split beside the published ones; a published split that is absent counts as empty.
 
-    Options other than the corpus's defaults may select trials, so with them nothing was published.
+    Where options select trials, the published numbers are those of the selection.
     """
-    is_whole = {**corpus.options, **(options or {})} == dict(corpus.options)
-    totals = corpus.totals if is_whole else {}
+    published = corpus.published(config, options)
     labels = {split: [row.label for row in rows] for split, rows in splits.items()}
-    published = [split for name, split in totals if name == config]
     return [
         Count(
             split,
             Totals(labels.get(split, []).count("bonafide"), labels.get(split, []).count("spoof")),
-            totals.get((config, split)),
+            published.get(split),
         )
         for split in dict.fromkeys([*labels, *published])
     ]

@@ -33,13 +33,19 @@ def load_corpus(
     waveform = load_audio(train[0]["audio"]["path"])
     ```
 
+    Without `streaming` the tables are written to a cache, which starts anew whenever a protocol, the clips that are
+    there, the options or the version of spooftrace change; of a corpus in parquet files that is a whole copy, audio
+    included. Old ones stay until you delete the corpus's folder in the cache, such as
+    `~/.cache/huggingface/datasets/asvspoof2019-la`.
+
     Args:
         name: of the corpus, as `spooftrace corpus list` shows it.
         data_dir: the folder with your copy of it. Not needed where the option `repo` names a dataset on the Hub.
         config: one of its configurations; by default the first one.
         split: such as `"train"`, `"train[:100]"` or `"train+validation"`; by default all, in a dictionary.
         streaming: return an iterable dataset, and write no cache.
-        missing_audio: `"error"` for a clip that is not there, `"drop"` its row, or `"ignore"` and keep it.
+        missing_audio: `"error"` for a clip that is not there, `"drop"` its row, or `"ignore"` and keep it. With
+            `"error"` a split without any clip counts as not downloaded: it is left out with a warning.
         cache_dir: where the tables go; by default the cache of `datasets`.
         num_proc: processes that build; worth it only where the audio lies in parquet files.
         **options: the corpus's own, as `spooftrace corpus info NAME` shows them.
@@ -47,10 +53,14 @@ def load_corpus(
     Raises:
         CorpusNotFoundError: where there is no corpus, with the expected tree and where to get it.
         ProtocolError: with all problems of a protocol, or with the clips that are missing.
-        ValueError: for an unknown corpus, configuration, option or split.
+        ValueError: for an unknown corpus, configuration, option or split, and for both a folder and `repo`.
     """
     corpus = get_corpus(name)
-    if data_dir is None and not options.get("repo"):
+    if data_dir and options.get("repo"):
+        raise ValueError(
+            f"data_dir is {str(data_dir)!r} and repo {options['repo']!r}: give the folder or the Hub's name."
+        )
+    if not data_dir and not options.get("repo"):
         hub = ", or `repo`, its name on the Hub" if "repo" in corpus.options else ""
         raise CorpusNotFoundError(
             f"{corpus.title} is read from your own copy: give its folder as data_dir{hub}.\n{corpus.layout}"

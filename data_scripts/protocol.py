@@ -135,7 +135,23 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line.rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise ProtocolError(path, [Problem(0, f"not UTF-8 text ({error.reason}): save it as UTF-8")]) from error
+            raise not_utf8(path, error) from error
+
+
+def not_utf8(path: str | os.PathLike, error: UnicodeDecodeError) -> ProtocolError:
+    """The error for a file that is no UTF-8 text, with the first line that is none: text is decoded in larger blocks."""
+    problem = f"not UTF-8 text ({error.reason}): save it as UTF-8"
+    with open(path, "rb") as stream:
+        bad = (number for number, line in enumerate(stream, start=1) if not _is_utf8(line))
+        return ProtocolError(path, [Problem(next(bad, 0), problem)])
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_fields(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
@@ -151,7 +167,7 @@ def null(text: str, *placeholders: str) -> str | None:
 
 class AudioFolder:
     """
-    The audio files of a folder, listed once instead of asked for one by one.
+    The audio files of a folder, listed once instead of asked for one by one. Empty files and broken links are none.
 
     Args:
         folders: searched in this order, not deeper.
@@ -166,8 +182,7 @@ class AudioFolder:
             raise ValueError(f"suffixes {sorted(unknown)} are not audio that is read here")
         self._paths: dict[str, str] = {}
         for folder in reversed(self.folders):
-            for suffix in reversed(self.suffixes):
-                self._paths |= _names(folder, suffix)
+            self._paths |= _names(folder, self.suffixes)
 
     def find(self, name: str) -> str | None:
         """Absolute path of the clip called `name` without its ending, or `None`."""
@@ -177,20 +192,27 @@ class AudioFolder:
         return len(self._paths)
 
 
-def _names(folder: Path, suffix: str) -> dict[str, str]:
+def _names(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Name without its ending -> path of each clip in a folder, by the first of the suffixes that it has."""
     if not folder.is_dir():
         return {}
-    root = os.path.abspath(folder)
-    return {
-        entry.name[: -len(suffix)]: os.path.join(root, entry.name)
-        for entry in os.scandir(root)
-        if entry.name.lower().endswith(suffix)
-    }
+    found: dict[str, dict[str, str]] = {suffix: {} for suffix in reversed(suffixes)}
+    with os.scandir(os.path.abspath(folder)) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in found and entry.is_file() and entry.stat().st_size:
+                found[suffix.lower()][stem] = entry.path
+    return {stem: path for paths in found.values() for stem, path in paths.items()}
+
+
+def is_clip(path: str | os.PathLike) -> bool:
+    """Whether there is a file with anything in it."""
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def locate(root: Path, candidates: Iterable[str], what: str, layout: str) -> Path:
     """
-    The first of the candidate paths below `root` that exists.
+    The first of the candidate files below `root` that exists.
 
     Args:
         root: the folder that the user gave.
@@ -200,11 +222,17 @@ def locate(root: Path, candidates: Iterable[str], what: str, layout: str) -> Pat
 
     Raises:
         CorpusNotFoundError: where there is none.
+        ProtocolError: where there is a folder of that name instead.
     """
     tried = list(candidates)
+    folders: list[Path] = []
     for candidate in tried:
         for path in sorted(Path(root).glob(candidate)):
-            return path
+            if path.is_file():
+                return path
+            folders.append(path)
+    if folders:
+        raise ProtocolError(folders[0], [Problem(0, f"a folder in the place of the {what}: put the file there")])
     state = "is not a folder" if not Path(root).is_dir() else f"holds none of {', '.join(tried)}"
     raise CorpusNotFoundError(f"no {what}: {root} {state}.\n{layout}")
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from spooftrace.data_scripts.protocol import Problem, Problems, ProtocolError, read_lines
+from spooftrace.data_scripts.protocol import Problems, not_utf8, read_lines
 
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -92,8 +92,7 @@ def _text(problems: Problems, lines: Iterable[str]) -> Iterator[str]:
                 return
             yield line
     except UnicodeDecodeError as error:
-        message = f"not UTF-8 text ({error.reason}): save it as UTF-8"
-        raise ProtocolError(problems.path, [Problem(0, message)]) from error
+        raise not_utf8(problems.path, error) from error
 
 
 def _check_header(problems: Problems, line: int, columns: list[str], delimiter: str) -> None:

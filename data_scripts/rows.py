@@ -31,6 +31,7 @@ class Row(NamedTuple):
         codec: the codec that the clip went through, for transmission or as an attack.
         vq, aux, dec: quantiser, auxiliary objective and decoder of the codec, as in `VQ_LABELS` and so on.
         extra: what this corpus alone knows, by column.
+        line: of the protocol, counted from 1; 0 where there is none. No column, but for messages.
     """
 
     utterance_id: str
@@ -45,14 +46,15 @@ class Row(NamedTuple):
     aux: str | None = None
     dec: str | None = None
     extra: Mapping[str, Any] = _NOTHING
+    line: int = 0
 
 
-COLUMNS = tuple(name for name in Row._fields if name != "extra")
+COLUMNS = Row._fields[:-2]
 
 
 def to_columns(rows: Sequence[Row], extra: Iterable[str] = ()) -> dict[str, list[Any]]:
     """Rows as columns: those of `Row`, then the named extra ones, null where a row lacks them."""
-    columns = dict(zip(COLUMNS, map(list, zip(*(row[:-1] for row in rows), strict=True)), strict=False))
+    columns = dict(zip(COLUMNS, map(list, zip(*(row[: len(COLUMNS)] for row in rows), strict=True)), strict=False))
     columns = columns or {name: [] for name in COLUMNS}
     for name in extra:
         columns[name] = [row.extra.get(name) for row in rows]

@@ -10,13 +10,13 @@ Detectors lean on silence, and the cuts leave traces of their own: report result
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TextIO
 
 import numpy as np
 
-from spooftrace.audio import SAMPLING_RATE, load_audio
+from spooftrace.audio import SAMPLING_RATE, audio_sha256, load_audio
 from spooftrace.data_scripts.protocol import is_inside
 from spooftrace.data_scripts.rows import Row
 
@@ -127,9 +127,10 @@ def remove_silence_from_corpus(
     """
     Writes copies of a corpus's clips without their silence.
 
-    A clip goes to `out_dir/<utterance id>.flac`, 16 kHz and 16 bits, by way of a temporary name, and then one line to
-    `out_dir/silence.jsonl`: `utterance_id`, `fraction_removed`, `voiced`, `where` and `aggressiveness`. A clip that is
-    there with its line, made with the same settings, is not made again: an interrupted run goes on where it stopped.
+    A clip goes to `out_dir/<utterance id>.flac`, 16 kHz and 16 bits, with a line in `out_dir/silence.jsonl`:
+    `utterance_id`, `source_sha256` of the encoded original, `fraction_removed`, `voiced`, `where`, `aggressiveness` and
+    `unvoiced`. A copy is not made again where its line says the same original and the same settings: an interrupted run
+    goes on where it stopped, and a clip that was replaced, or one of another corpus, is made anew.
 
     Args:
         rows: trials with their audio.
@@ -140,67 +141,101 @@ def remove_silence_from_corpus(
         The rows with `audio` set to the copies.
 
     Raises:
-        ValueError: for a row without audio, an id that is no file name, a clip that lies where its copy would, and what
-            `remove_silence` raises, with the utterance id.
+        ValueError: before any work for a row without audio, an id that is no file name or stands for the same file as
+            another, and a clip that lies where its copy would; later what `remove_silence` raises, with the utterance id.
         AudioError: for a clip that can't be read.
     """
     _check_options(where, aggressiveness, unvoiced)
-    out_dir = Path(out_dir).expanduser().absolute()
+    out_dir, rows = Path(out_dir).expanduser().absolute(), list(rows)
+    paths = _copy_paths(rows, out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    settings = {"where": where, "aggressiveness": aggressiveness}
-    done, copies = _resume(out_dir / "silence.jsonl", settings), []
+    settings = {"where": where, "aggressiveness": aggressiveness, "unvoiced": unvoiced}
+    done = _resume(out_dir / "silence.jsonl", settings)
     with open(out_dir / "silence.jsonl", "a", encoding="utf-8") as stream:
-        for row in rows:
-            path = _copy_path(row, out_dir)
-            if row.utterance_id not in done or not path.is_file():
-                trimmed = _trim_file(row, path, unvoiced=unvoiced, **settings)
-                record = {"fraction_removed": trimmed.fraction_removed, "voiced": trimmed.voiced, **settings}
-                stream.write(json.dumps({"utterance_id": row.utterance_id, **record}) + "\n")
-                stream.flush()
-            copies.append(row._replace(audio=str(path)))
-    return copies
+        for row, path in zip(rows, paths, strict=True):
+            digest = audio_sha256(row.audio)
+            if done.get(row.utterance_id) != digest or not path.is_file():
+                _make_copy(row, path, {"utterance_id": row.utterance_id, "source_sha256": digest}, settings, stream)
+    return [row._replace(audio=str(path)) for row, path in zip(rows, paths, strict=True)]
 
 
-def _trim_file(row: Row, path: Path, **options) -> Trimmed:
+def _make_copy(row: Row, path: Path, origin: Mapping, settings: Mapping, stream: TextIO) -> None:
+    """Writes the trimmed clip and its line; killed at any point, it leaves no copy that the lines say is another's."""
     import soundfile
 
-    waveform = load_audio(row.audio)
-    try:
-        trimmed = remove_silence(waveform, **options)
-    except ValueError as error:
-        raise ValueError(f"{row.utterance_id!r}: {error}") from error
+    trimmed = _trim(row, settings)
     # The scale that gives back the very integers: the protocol's of cut clips, the files' own of clips kept as they are.
     scale = _FULL_SCALE if trimmed.voiced else _FULL_SCALE + 1
     samples = np.clip(np.rint(trimmed.waveform * scale), -_FULL_SCALE - 1, _FULL_SCALE).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     soundfile.write(part, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    path.unlink(missing_ok=True)
+    record = {"fraction_removed": trimmed.fraction_removed, "voiced": trimmed.voiced}
+    stream.write(json.dumps({**origin, **record, **settings}) + "\n")
+    stream.flush()
     os.replace(part, path)
-    return trimmed
 
 
-def _copy_path(row: Row, out_dir: Path) -> Path:
-    if row.audio is None:
-        raise ValueError(f'{row.utterance_id!r} has no audio: read the corpus with missing_audio="drop"')
-    if not is_inside(row.utterance_id):
-        raise ValueError(f"utterance id {row.utterance_id!r} is no file name inside a folder: rename it")
-    path = out_dir / f"{row.utterance_id}.flac"
-    if path.exists() and path.samefile(row.audio):
-        raise ValueError(f"the copy of {row.audio} would overwrite it: choose another out_dir")
-    return path
+def _trim(row: Row, settings: Mapping) -> Trimmed:
+    waveform = load_audio(row.audio)
+    try:
+        return remove_silence(waveform, **settings)
+    except ValueError as error:
+        raise ValueError(f"{row.utterance_id!r}: {error}") from error
 
 
-def _resume(path: Path, settings: dict) -> set[str]:
-    """The utterances that were made with these settings. Lines of others, and a last one cut short, leave the file."""
-    kept = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if {name: record[name] for name in settings} == settings:
-            kept[record["utterance_id"]] = line
+def _copy_paths(rows: Sequence[Row], out_dir: Path) -> list[Path]:
+    """Where each row's copy goes: a file of its own, and none that is an original."""
+    owners: dict[Path, str] = {}
+    for row in rows:
+        if row.audio is None:
+            raise ValueError(f'{row.utterance_id!r} has no audio: read the corpus with missing_audio="drop"')
+        if not is_inside(row.utterance_id):
+            raise ValueError(f"utterance id {row.utterance_id!r} is no file name inside a folder: rename it")
+        path = out_dir / f"{row.utterance_id}.flac"
+        if path in owners:
+            raise ValueError(
+                f"utterance ids {owners[path]!r} and {row.utterance_id!r} stand for one file, {path}: give each row an id "
+                "of its own, or each corpus an out_dir of its own"
+            )
+        owners[path] = row.utterance_id
+    originals = {_file_number(row.audio): row.audio for row in rows}
+    for path in owners:
+        number = _file_number(path)
+        if number is not None and number in originals:
+            raise ValueError(f"a copy would overwrite {originals[number]}: choose another out_dir")
+    return list(owners)
+
+
+def _file_number(path: str | os.PathLike) -> tuple[int, int] | None:
+    """The same for two names of one file; `None` where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _resume(path: Path, settings: Mapping) -> dict[str, str]:
+    """
+    Utterance id -> SHA-256 of the original, of the copies that were made with these settings.
+
+    The last line of an utterance counts. Those of other settings, foreign ones and one cut short leave the file.
+    """
+    kept, done = {}, {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        match _record(line):
+            case {"utterance_id": str(name), "source_sha256": str(digest), **rest} if settings.items() <= rest.items():
+                kept[name], done[name] = line, digest
     part = path.with_name(path.name + ".part")
     part.write_text("".join(f"{line}\n" for line in kept.values()), encoding="utf-8")
     os.replace(part, path)
-    return set(kept)
+    return done
+
+
+def _record(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

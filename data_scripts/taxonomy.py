@@ -176,17 +176,6 @@ def parse_utterance(utterance_id: str) -> Utterance:
     return Utterance(match["speaker"], int(match["number"]), match["source"], match["suffix"])
 
 
-def codec_of(utterance_id: str) -> Codec | None:
-    """
-    The codec that an utterance of CoRS went through; `None` for genuine speech, whose id has no suffix.
-
-    Raises:
-        ValueError: for an id of another kind or an unknown codec.
-    """
-    suffix = parse_utterance(utterance_id).suffix
-    return None if suffix is None else get_codec(suffix)
-
-
 def attribute_label(attribute: str, text: str) -> str:
     """
     Our label for what a list writes in its column of an attribute (`"vq"`, `"aux"` or `"dec"`).

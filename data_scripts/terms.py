@@ -19,23 +19,24 @@ def check_redistribution(corpus: Corpus, metadata_only: bool) -> None:
     if corpus.redistribution == "metadata" and not metadata_only:
         raise RedistributionError(
             f"the audio of {corpus.title} may not be passed on: {corpus.license_note} Push the metadata without the "
-            "audio with --metadata-only"
-            + (", or state the licence with --license" if corpus.license == "unknown" else "")
+            "audio with --metadata-only" + (", or state the licence with --license" if corpus.name == "own" else "")
         )
 
 
 def describe_own(corpus: Corpus, *, license: str | None = None, title: str | None = None) -> Corpus:
     """
-    Data without a published licence, such as a user's own, under the terms and the title that their owner states.
+    A user's own data under the terms and the title that their owner states.
 
     With a licence the audio may be pushed.
 
     Raises:
-        ValueError: for a corpus that has its own.
+        ValueError: for any other corpus: its terms are not the user's to state.
     """
     if license is None and title is None:
         return corpus
-    if corpus.license != "unknown":
-        raise ValueError(f"{corpus.title} is published under {corpus.license}: leave out --license and --title")
+    if corpus.name != "own":
+        raise ValueError(
+            f"{corpus.title} is not your own data but under {corpus.license}: leave out --license and --title"
+        )
     stated = {"license_note": "As stated by whoever built this dataset.", "redistribution": "audio"} if license else {}
     return replace(corpus, title=title or corpus.title, license=license or corpus.license, **stated)

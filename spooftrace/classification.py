@@ -102,12 +102,6 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / weight.sum())
 
 
-def brier_score(probability: np.ndarray, outcome: np.ndarray, *, balanced: bool = False) -> float:
-    """Mean squared difference of probability and outcome (Brier 1950), see [`expected_calibration_error`]. In [0, 1]."""
-    probability, outcome, weight = _forecasts(probability, outcome, balanced)
-    return float((weight * (outcome - probability) ** 2).sum() / weight.sum())
-
-
 def _codes(name: str, values: np.ndarray, classes: int) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or not values.size:

@@ -18,6 +18,7 @@ from spooftrace.metrics import ErrorRate, as_scores, eer, sweep
 
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
+Scores = tuple[np.ndarray, np.ndarray]  # of bona fide trials and of spoofs
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class PairedTest:
         first, second: their equal error rates.
         difference: interval of `first - second`, both measured on the same resampled trials.
         p_value: two-sided, of no difference: twice the smaller share of rounds on either side of 0, at least 2 / (rounds + 1).
+            Rounds without a difference count on both sides, so that the test is conservative.
         mcnemar: of the decisions, each system at the threshold of its own equal error rate; trials count as independent.
     """
 
@@ -269,8 +271,8 @@ def eer_interval(
 
 
 def paired_test(
-    first: tuple[np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray],
+    first: Scores,
+    second: Scores,
     *,
     bonafide_speakers: Sequence | None = None,
     spoof_speakers: Sequence | None = None,
@@ -289,6 +291,23 @@ def paired_test(
     Raises:
         `ValueError`: as [`Resampler`], and if the systems have different numbers of trials.
     """
+    systems = _same_trials(first, second)
+    resampler = Resampler(*map(len, systems[0]), bonafide_speakers, spoof_speakers)
+    rates = [ResampledEer(*scores, resampler, method) for scores in systems]
+    differences = np.array([rates[0](times) - rates[1](times) for times in _draws(resampler, rounds, seed)])
+    values = [eer(*scores, method=method) for scores in systems]
+    tail = 1 + min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    return PairedTest(
+        first=values[0].eer,
+        second=values[1].eer,
+        difference=_interval(values[0].eer - values[1].eer, differences, level, resampler),
+        p_value=float(min(1.0, 2 * tail / (rounds + 1))),
+        mcnemar=mcnemar(*(_wrong(*scores, value.threshold) for scores, value in zip(systems, values, strict=True))),
+    )
+
+
+def _same_trials(first: Scores, second: Scores) -> list[Scores]:
+    """The checked scores of both systems, as many bona fide trials and as many spoofs of each."""
     systems = [
         (as_scores(f"{name} system's bona fide", bonafide), as_scores(f"{name} system's spoof", spoof))
         for name, (bonafide, spoof) in (("first", first), ("second", second))
@@ -296,19 +315,7 @@ def paired_test(
     sizes = [(len(bonafide), len(spoof)) for bonafide, spoof in systems]
     if sizes[0] != sizes[1]:
         raise ValueError(f"a paired test needs the same trials of both systems; they have {sizes[0]} and {sizes[1]}")
-    resampler = Resampler(*sizes[0], bonafide_speakers, spoof_speakers)
-    rates = [ResampledEer(*scores, resampler, method) for scores in systems]
-    differences = np.array([rates[0](times) - rates[1](times) for times in _draws(resampler, rounds, seed)])
-    values = [eer(*scores, method=method) for scores in systems]
-    wrong = [_wrong(*scores, value.threshold) for scores, value in zip(systems, values, strict=True)]
-    tail = 1 + min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    return PairedTest(
-        first=values[0].eer,
-        second=values[1].eer,
-        difference=_interval(values[0].eer - values[1].eer, differences, level, resampler),
-        p_value=float(min(1.0, 2 * tail / (rounds + 1))),
-        mcnemar=mcnemar(*wrong),
-    )
+    return systems
 
 
 def mcnemar(first_wrong: np.ndarray, second_wrong: np.ndarray) -> McNemar:
@@ -364,7 +371,11 @@ def _interval(value: float, values: Sequence[float], level: float, resampler: Re
 
 
 def _is_missing(speaker: object) -> bool:
-    return speaker is None or speaker == "" or (isinstance(speaker, float) and math.isnan(speaker))
+    """`None`, `""`, any NaN or NaT, which differ from themselves, and the `NA` of pandas, which can't tell whether it does."""
+    try:
+        return speaker is None or speaker == "" or bool(speaker != speaker)  # noqa: PLR0124
+    except TypeError:
+        return True
 
 
 def _wrong(bonafide: np.ndarray, spoof: np.ndarray, threshold: float) -> np.ndarray:

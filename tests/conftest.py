@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: one thread each, before torch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from small_hub import SmallHub, small_hub
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
+from tiny_runs import tiny_folder
 
 import spooftrace
 from spooftrace.cli import explain, main
@@ -25,22 +25,8 @@ FIELDS = ["path", "score", "probability_bonafide", "verdict", "reason", "duratio
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
-    from spooftrace.modeling import AasistConfig, AasistFeatureExtractor, AasistForAudioClassification
-
-    torch.manual_seed(0)
-    config = AasistConfig(
-        frontend="mel",
-        num_filters=24,
-        hop_length=320,
-        encoder_channels=[4, 4],
-        encoder_pooling=[[2, 2], [2, 4]],
-        graph_dims=[8, 4],
-        calibration={"scale": 1.0, "bias": 0.0, "fitted_on": "nothing"},
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    AasistForAudioClassification(config).save_pretrained(folder)
-    AasistFeatureExtractor(window_samples=RATE // 2).save_pretrained(folder)
-    return str(folder)
+    calibration = {"scale": 1.0, "bias": 0.0, "fitted_on": "nothing"}
+    return str(tiny_folder(tmp_path_factory.mktemp("tiny"), calibration=calibration))
 
 
 @pytest.fixture

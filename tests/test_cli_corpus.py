@@ -170,7 +170,7 @@ def test_what_may_not_be_passed_on_is_refused_before_anything_is_built(tmp_path,
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, "push", "fakeavceleb", tmp_path, "alice/videos", "--metadata-only")
     assert code == 1 and "may not be passed on" in err and err.count("\n") == 1
-    code, _, err = run(capsys, "push", "asvspoof5", tmp_path, "alice/five")
+    code, _, err = run(capsys, "push", "asvspoof2021-la", tmp_path, "alice/la")
     assert code == 1 and "--metadata-only" in err
     assert list(tmp_path.iterdir()) == []
 

@@ -344,7 +344,7 @@ def test_a_clip_of_one_generator_never_stands_for_anothers(tmp_path):
 
 def test_missing_clips_are_an_error_or_dropped(small_cors):
     (small_cors / "all_data_16k" / "p227_001_mini.wav").unlink()
-    with pytest.raises(ProtocolError, match=r"1 of 124 clips .*'p227_001_mini' \(test\)"):
+    with pytest.raises(ProtocolError, match=r"1 of 124 clips .*'p227_001_mini' \(test, line 17\)"):
         CORS.read(small_cors, "eval")
     rows = CORS.read(small_cors, "eval", missing_audio="drop")["test"]
     assert len(rows) == 123 and "p227_001_mini" not in {row.utterance_id for row in rows}

@@ -35,6 +35,9 @@ from spooftrace.data_scripts.rows import Row
 from spooftrace.data_scripts.video_audio import command
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:codecfake .* has other numbers of trials:UserWarning")
+
+
 def problems(name, root, **options):
     """Problems of a corpus that is refused, as (line, message)."""
     with pytest.raises(ProtocolError) as caught:
@@ -193,7 +196,9 @@ def test_fakeavceleb_refuses_another_file_of_that_name(tmp_path):
 
 def test_fakeavceleb_without_its_audio_tells_how_to_extract_it(tmp_path):
     write_fakeavceleb(tmp_path, "")
-    with pytest.raises(ProtocolError, match=r"5 of 5 clips have no audio file(.|\n)*extract_audio"):
+    with pytest.raises(
+        ProtocolError, match=r"5 of 5 clips have no audio file(.|\n)*spooftrace corpus extract-audio fakeavceleb"
+    ):
         get_corpus("fakeavceleb").read(tmp_path)
 
 
@@ -240,8 +245,11 @@ def test_the_audio_of_videos_is_written_once_and_read_as_the_corpus(tmp_path, ff
     assert len(ffmpeg.read_text().splitlines()) == 6
 
 
-def test_audio_that_is_not_wanted_is_not_written(tmp_path, ffmpeg):
+def test_audio_that_is_not_wanted_is_not_written(tmp_path, ffmpeg, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = write_fakeavceleb(tmp_path, "")
+    assert extract_audio(folder, "~/out", config="audio_unique", progress=False) == (4, 0, {})
+    assert len(list((tmp_path / "home/out").rglob("*.flac"))) == 4
     assert extract_audio(folder, config="audio_unique", progress=False) == (4, 0, {})
     with pytest.raises(ValueError, match="fakeavceleb has no configuration 'x'"):
         extract_audio(folder, config="x")
@@ -489,14 +497,20 @@ def test_a_test_set_is_read_from_the_hub_without_downloading_it(tmp_path, hub):
     }
     hub.seed("SpeechAntiSpoofingBenchmarks/InTheWild", files, kind="dataset")
     program = """
+import sys
 from spooftrace.data_scripts import load_corpus
 options = dict(data_dir=None, split="test", repo="SpeechAntiSpoofingBenchmarks/InTheWild")
 stream = list(load_corpus("arena", streaming=True, **options))
 assert stream == list(load_corpus("arena", **options))
 print([(row["utterance_id"], row["subset"], len(row["audio"]["bytes"])) for row in stream])
+from spooftrace.data_scripts import build_corpus
+build = build_corpus("arena", ".", sys.argv[1], metadata_only=True, options={"repo": options["repo"]})
+assert build.rows == len(stream)
 """
     env = {**os.environ, **hub.env(home=tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", program], env=env, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "out")], env=env, check=True, stdout=subprocess.PIPE, text=True
+    )
     assert eval(done.stdout) == [
         (notes["utterance_id"], "InTheWild", len(encoded_clip(seed))) for seed, (*_, notes) in enumerate(ARENA)
     ]

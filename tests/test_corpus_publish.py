@@ -225,8 +225,8 @@ def test_what_may_not_be_passed_on_is_refused():
         with pytest.raises(RedistributionError, match="FakeAVCeleb"):
             check_redistribution(get_corpus("fakeavceleb"), metadata_only)
     with pytest.raises(RedistributionError, match="--metadata-only"):
-        check_redistribution(get_corpus("asvspoof5"), False)
-    check_redistribution(get_corpus("asvspoof5"), True)
+        check_redistribution(get_corpus("asvspoof2021-la"), False)
+    check_redistribution(get_corpus("asvspoof2021-la"), True)
     check_redistribution(get_corpus("in-the-wild"), False)
 
 
@@ -236,6 +236,8 @@ def test_ones_own_audio_is_pushed_under_the_licence_that_one_states():
     check_redistribution(describe_own(get_corpus("own"), license="cc0-1.0"), False)
     with pytest.raises(ValueError, match="odc-by"):
         describe_own(get_corpus("asvspoof2019-la"), license="cc0-1.0")
+    with pytest.raises(ValueError, match="ALLM4ADD lists is not your own data"):
+        describe_own(get_corpus("allm4add"), license="cc0-1.0")
 
 
 def test_several_configurations_share_one_repository(table, tmp_path):
@@ -269,6 +271,7 @@ def test_audio_that_lies_in_tables_is_published_like_files(tmp_path):
         read_table=read_table,
         reads_audio=False,
         find=lambda root, config: {},
+        parse=lambda root, config, files: {},
     )
     build = build_corpus(corpus, tmp_path, tmp_path / "out", checked_clips=2)
     rows = load(build.folder, tmp_path, split="train").cast_column("audio", Audio(decode=False))

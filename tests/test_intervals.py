@@ -117,7 +117,7 @@ def test_what_cannot_be_resampled_is_refused():
         eer_interval(two, two, bonafide_speakers=["a", "b"])
     with pytest.raises(ValueError, match="2 spoof trials have 3 speakers"):
         eer_interval(two, two, bonafide_speakers=["a", "b"], spoof_speakers=["a", "b", "c"])
-    for nothing in (None, "", math.nan):
+    for nothing in (None, "", math.nan, np.float32("nan"), np.datetime64("NaT")):
         with pytest.raises(ValueError, match="1 spoof trials have no speaker"):
             eer_interval(two, two, bonafide_speakers=["a", "b"], spoof_speakers=["a", nothing])
     with pytest.raises(ValueError, match="one speaker"):
@@ -132,6 +132,14 @@ def test_what_cannot_be_resampled_is_refused():
         bootstrap_interval(cllr, two, np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match="no bona fide scores"):
         bootstrap_interval(cllr, [], two)
+
+
+def test_the_missing_speakers_of_a_table_are_missing():
+    pandas = pytest.importorskip("pandas")
+    two = np.array([0.0, 1.0])
+    for nothing in (pandas.NA, pandas.NaT):
+        with pytest.raises(ValueError, match="1 bona fide trials have no speaker"):
+            eer_interval(two, two, bonafide_speakers=["a", nothing], spoof_speakers=["a", "b"])
 
 
 def test_a_paired_test_sees_what_separate_intervals_hide():
@@ -160,6 +168,23 @@ def test_a_system_does_not_differ_from_itself():
     assert (test.difference.clusters, test.mcnemar.p_value) == (7, 1)
 
 
+@pytest.mark.parametrize("rounds", [10, 99])
+def test_no_p_value_is_smaller_than_the_rounds_can_tell(rounds):
+    """The first system is always right and the second always wrong: no round reaches 0."""
+    low, high = np.arange(-20.0, 0.0), np.arange(1.0, 21.0)
+    test = paired_test((high, low), (low, high), rounds=rounds)
+    assert test.difference.high < 0 and test.p_value == pytest.approx(2 / (rounds + 1))
+
+
+def test_trials_at_the_threshold_are_refused():
+    """The first threshold is 0, a bona fide trial's, which is an error; the second one -1, a spoof's, which is none."""
+    first = np.array([0.0, 2.0, 3.0]), np.array([-2.0, -1.0, 1.0])
+    second = np.array([1.0, 2.0, 3.0]), np.array([-3.0, -2.0, -1.0])
+    assert [eer(*scores).threshold for scores in (first, second)] == [0, -1]
+    found = paired_test(first, second, rounds=2).mcnemar
+    assert (found.only_first_wrong, found.only_second_wrong, found.p_value) == (2, 0, 0.5)
+
+
 def test_a_paired_test_needs_the_same_trials():
     two, three = np.array([0.0, 1.0]), np.array([0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match=r"\(2, 2\) and \(2, 3\)"):
@@ -177,6 +202,12 @@ def test_mcnemar_is_the_binomial_test_on_disagreements():
     assert mcnemar(first, first).p_value == 1
     with pytest.raises(ValueError, match="trials"):
         mcnemar(first, second[:3])
+
+
+def test_the_normal_approximation_is_corrected_for_continuity():
+    """450 against 551: chi squared is (101 - 1)^2 / 1001 with one degree of freedom; uncorrected, p would be 0.00141."""
+    wrong = np.arange(1001) < 450
+    assert mcnemar(wrong, ~wrong).p_value == pytest.approx(0.00157391750555, rel=1e-9)
 
 
 @pytest.mark.parametrize("fewer", [400, 450, 500])

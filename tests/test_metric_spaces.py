@@ -204,7 +204,8 @@ for slug, options in further.items():
         found["files"] = ask("/files", handle_file("scores.txt"), handle_file("key.txt"))
         found["errors"] = [ask("/text", "1 x", "2"), ask("/text", "", "2"), ask("/text", "1 nan", "2"),
                            ask("/files", handle_file("key.txt"), handle_file("key.txt")),
-                           ask("/files", handle_file("scores.txt"), handle_file("more.txt"))]
+                           ask("/files", handle_file("scores.txt"), handle_file("more.txt")),
+                           ask("/files", handle_file("scores.txt"), handle_file("twice.txt"))]
     demo.close()
 print(json.dumps(found))
 """
@@ -215,6 +216,7 @@ def test_each_page_answers_over_http(offline, tmp_path):
     key = "s1 a - - bonafide\ns1 b - - bonafide\ns2 c - A01 spoof\ns2 d - A02 spoof\n"
     (tmp_path / "key.txt").write_text(key)
     (tmp_path / "more.txt").write_text(f"{key}s2 f - A02 spoof\n")
+    (tmp_path / "twice.txt").write_text(f"{key}s2 d - A02 spoof\n")
     found = run(PAGES, FOLDER, env=offline, cwd=tmp_path)
     wanted = expected()
     assert found["eer"][0] == f"# EER {100 * wanted['eer']:.2f} %"
@@ -235,6 +237,7 @@ def test_each_page_answers_over_http(offline, tmp_path):
         "not finite",
         "entry 1 of the score file",
         "have no score",
+        "d is in the key twice, as spoof and in entry 5 as spoof",
     ]
     for message, text in zip(found["errors"], texts, strict=True):
         assert text in message

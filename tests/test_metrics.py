@@ -156,6 +156,14 @@ def test_the_definitions_of_the_eer_differ_where_they_should():
     assert eer(*uneven) == (pytest.approx(5 / 12), 0.0)
 
 
+def test_the_threshold_of_the_hull_is_that_of_the_corner_nearer_to_the_diagonal():
+    """Corners (0, 1/3), where -1 was passed last, and (miss, 0), where 2 was: the rates differ by 1/3 there, and by miss."""
+    spoof = np.array([-2.0, -1.0, 2.0])
+    for bonafide, miss, threshold in (([0.0, 3.0], 1 / 2, -1.0), ([0.0, 3.0, 4.0, 5.0], 1 / 4, 2.0)):
+        found = eer(np.array(bonafide), spoof, method="rocch")
+        assert found == (pytest.approx(miss / 3 / (miss + 1 / 3)), threshold)
+
+
 def test_closed_forms_for_normal_scores():
     """For log-likelihood ratios of two normal distributions 2 apart, the EER is P(z < -1) and the AUC P(z < sqrt(2))."""
     rng = np.random.default_rng(0)

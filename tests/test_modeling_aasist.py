@@ -301,29 +301,31 @@ import sys
 sys.modules["spooftrace"] = None  # any import of it now fails
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
-folder = sys.argv[1]
-model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True).eval()
-bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 waveform = torch.sin(torch.arange(24000) * 0.05).numpy()
-inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
-with torch.inference_mode():
-    output = model(**inputs)
-    assert torch.allclose(bare(**inputs).embeddings, output.embeddings, atol=1e-5)
-answer = pipeline("audio-classification", model=folder, feature_extractor=folder, trust_remote_code=True)(waveform)
-assert {entry["label"] for entry in answer} == {"bonafide", "spoof"}
-print("logits", *output.logits[0].tolist())
+for folder in sys.argv[1:]:
+    model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+    inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
+    with torch.inference_mode():
+        output = model(**inputs)
+        assert torch.allclose(bare(**inputs).embeddings, output.embeddings, atol=1e-5)
+    classify = pipeline("audio-classification", model=folder, feature_extractor=folder, trust_remote_code=True)
+    assert {entry["label"] for entry in classify(waveform)} == {"bonafide", "spoof"}
+    print("logits", *output.logits[0].tolist())
 """
 
 
-def test_published_folder_loads_without_spooftrace(tiny_model, tmp_path):
-    folder = tmp_path / "detector"
-    tiny_model.save_pretrained(folder)
-    extractor = AasistFeatureExtractor(window_samples=16_000)
-    extractor.save_pretrained(folder)
+def test_published_folders_load_without_spooftrace(tmp_path):
+    extractor, models = AasistFeatureExtractor(window_samples=16_000), {}
+    for frontend in ("sinc", "mel", "wav2vec2"):
+        torch.manual_seed(0)
+        models[frontend] = lively(AasistForAudioClassification(tiny_config(frontend)))
+        for part in (models[frontend], extractor):
+            part.save_pretrained(tmp_path / frontend)
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD_WITHOUT_SPOOFTRACE, str(folder)],
+        [sys.executable, "-c", LOAD_WITHOUT_SPOOFTRACE, *(str(tmp_path / frontend) for frontend in models)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -331,8 +333,9 @@ def test_published_folder_loads_without_spooftrace(tiny_model, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    logits = [float(value) for value in done.stdout.split("logits")[-1].split()]
-    waveform = torch.sin(torch.arange(24_000) * 0.05).numpy()
-    with torch.inference_mode():
-        expected = tiny_model(**extractor(waveform, sampling_rate=16_000, return_tensors="pt")).logits[0]
-    torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-5, rtol=0)
+    answers = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("logits")]
+    inputs = extractor(torch.sin(torch.arange(24_000) * 0.05).numpy(), sampling_rate=16_000, return_tensors="pt")
+    for logits, model in zip(answers, models.values(), strict=True):
+        with torch.inference_mode():
+            expected = model(**inputs).logits[0]
+        torch.testing.assert_close(torch.tensor([*map(float, logits)]), expected, atol=1e-5, rtol=0)

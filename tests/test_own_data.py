@@ -101,8 +101,9 @@ def test_tsv_and_json_lines_read_as_csv_does(folder):
         {"audio": "clips/2.wav", "label": "spoof", "room": 3},
     ]
     text = "\n\n".join(map(json.dumps, lines))
-    assert read_manifest(table(folder, text, "own.jsonl")) == rows
-    assert read_manifest(table(folder, "\ufeff" + text + "\r\n", "own.ndjson")) == rows
+    apart = [row._replace(line=2 * number + 1) for number, row in enumerate(rows)]
+    assert read_manifest(table(folder, text, "own.jsonl")) == apart
+    assert read_manifest(table(folder, "\ufeff" + text + "\r\n", "own.ndjson")) == apart
     text = "audio\tlabel\troom\nclips/1.wav\tbonafide\t\nclips/2.wav\tspoof\t3\n"
     assert read_manifest(table(folder, text, "own.TSV")) == rows
 
@@ -196,7 +197,7 @@ def test_all_problems_of_a_table_come_at_once_with_their_lines(folder):
         (10, "no audio"),
     ]
     assert "pass labels={'real': ...}" in found[0][1]
-    assert "allow_outside=True" in found[1][1]
+    assert "allow_outside=True (--allow-outside)" in found[1][1]
 
 
 @pytest.mark.parametrize("label", ["bona-fide", "spoofs", "fake", "Bonafide", "0", "genuine"])
@@ -218,12 +219,20 @@ def test_no_label_is_guessed(folder, label):
         ("audio,Label\nclips/1.wav,spoof\n", 0, "no column 'label' that says bonafide or spoof"),
         ('audio,label\n"clips/1.wav,spoof\n', 2, "no CSV from here on (unexpected end of data)"),
         ("audio,label\nclips/1.wav,sp\0oof\n", 2, "holds a NUL byte"),
-        ("audio,label\nclips/1.wav,spoof\n".encode("utf-16"), 0, "not UTF-8 text"),
-        ("audio,label\nclips/\xe9.wav,spoof\n".encode("latin-1"), 0, "not UTF-8 text"),
+        ("audio,label\nclips/1.wav,spoof\n".encode("utf-16"), 1, "not UTF-8 text"),
+        ("audio,label\nclips/\xe9.wav,spoof\n".encode("latin-1"), 2, "not UTF-8 text"),
         ("audio,label\nhttps://example.org/1.wav,spoof\n", 2, "audio 'https://example.org/1.wav' is absolute"),
         ("audio,label\nC:\\clips\\1.wav,spoof\n", 2, "audio 'C:\\\\clips\\\\1.wav' is absolute"),
         ("audio,label\nclips,spoof\n", 2, "no file 'clips'"),
         ("audio,label,split\nclips/1.wav,spoof,all\n", 2, "split 'all'"),
+        ("audio,label,split\nclips/1.wav,spoof,Train\n", 2, "split 'Train': write 'train'"),
+        ("audio,label,split\nclips/1.wav,spoof,DEV\n", 2, "split 'DEV': write 'dev'"),
+        ("audio,label\nclips/1.wav,spoof\n./clips//1.wav,spoof\n", 3, "utterance id 'clips/1' is already in line 2"),
+        (
+            "utterance_id,audio,label\nu,clips/1.wav,spoof\nv,./clips/1.wav,bonafide\n",
+            3,
+            "audio './clips/1.wav' is bonafide here but spoof in line 2",
+        ),
         ("audio,label,utterance_id\nclips/1.wav,spoof,a b\n", 2, "utterance id 'a b' is empty or holds white space"),
     ],
 )
@@ -284,7 +293,6 @@ def test_whatever_is_in_a_table_it_is_read_or_refused(tmp_path_factory, content)
 def test_class_folders_give_labels_and_split_folders_splits(tmp_path):
     for name in ("train/bonafide/1.wav", "train/spoof/xtts/1.wav", "dev/bonafide/1.wav", "test/spoof/a b.mp3"):
         write_clip(tmp_path / name)
-    write_clip(tmp_path / "test/other/9.wav")
     splits = get_corpus("own").read(tmp_path)
     assert {split: [(row.utterance_id, row.label, row.subset) for row in rows] for split, rows in splits.items()} == {
         "train": [("train/bonafide/1", "bonafide", "train"), ("train/spoof/xtts/1", "spoof", "train")],
@@ -309,6 +317,23 @@ def test_class_folders_of_other_names_need_to_be_told(tmp_path):
     with pytest.raises(CorpusNotFoundError, match=r"no folder called bonafide or spoof(.|\n)*labels=\{...\}"):
         read_manifest(tmp_path)
     assert [row.label for row in read_manifest(tmp_path, labels={"real": "bonafide"})] == ["bonafide"]
+
+
+def test_folders_beside_the_class_folders_are_refused_instead_of_left_out(tmp_path):
+    for name in ("bonafide/1.wav", "fake/2.wav", "fake/3.wav", "test/bona-fide/4.wav", "Dev/spoof/5.wav", ".x/6.wav"):
+        write_clip(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    found = [message for _, message in complaints(tmp_path)]
+    assert [message.split(" but")[0] for message in found] == [
+        "folder 'Dev' holds 1 clips",
+        "folder 'fake' holds 2 clips",
+        "folder 'test/bona-fide' holds 1 clips",
+    ]
+    assert (
+        "rename it to bonafide or spoof, or to the split's name in lower case, say what it is with labels={'fake': ...}"
+        in found[1]
+    )
+    assert len(read_manifest(tmp_path, require_labels=False)) == 5
 
 
 def test_a_folder_is_read_by_the_table_in_it(folder):
@@ -349,6 +374,7 @@ def test_an_edited_table_and_a_new_clip_are_seen(folder):
     path.write_text("audio,label\nclips/1.wav,spoof\nclips/2.wav,spoof\n")
     assert ids() == ["clips/1", "clips/2"]
     path.unlink()
+    (folder / "clips").rename(folder / ".clips")
     write_clip(folder / "spoof/3.wav")
     assert ids() == ["spoof/3"]
     write_clip(folder / "spoof/4.wav")
@@ -357,7 +383,7 @@ def test_an_edited_table_and_a_new_clip_are_seen(folder):
 
 def test_a_missing_clip_is_an_error_unless_told_otherwise(folder):
     path = table(folder, "audio,label\nclips/1.wav,spoof\ngone.wav,spoof\n")
-    with pytest.raises(ProtocolError, match=r"1 of 2 clips have no audio file, such as 'gone' \(train\)"):
+    with pytest.raises(ProtocolError, match=r"1 of 2 clips have no audio file, such as 'gone' \(train, line 3\)"):
         get_corpus("own").read(path)
     assert len(get_corpus("own").read(path, missing_audio="drop")["train"]) == 1
     assert len(get_corpus("own").read(path, missing_audio="ignore")["train"]) == 2

@@ -110,7 +110,7 @@ def test_paths_that_leave_the_corpus_are_told_from_those_that_stay(tmp_path, nam
 def test_audio_is_found_by_name_in_the_order_of_folders_and_endings(tmp_path):
     for name in ("one/a.wav", "one/a.flac", "two/a.flac", "two/B.FLAC", "two/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"audio")
     folder = AudioFolder([tmp_path / "one", tmp_path / "two", tmp_path / "absent"], [".flac", ".wav"])
     assert folder.find("a") == str(tmp_path / "one" / "a.flac")
     assert folder.find("B") == str(tmp_path / "two" / "B.FLAC")

@@ -1,6 +1,7 @@
 """Silence removal: the published protocol frame by frame, the boundary variant, and trimmed copies of a corpus."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -214,9 +215,102 @@ def test_originals_are_never_overwritten(tmp_path):
     path = tmp_path / "talk.flac"
     soundfile.write(path, SPEECH, 16_000)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="would overwrite it: choose another out_dir"):
+    with pytest.raises(ValueError, match="would overwrite .*talk.flac: choose another out_dir"):
         remove_silence_from_corpus([Row("talk", "spoof", "c", audio=str(path))], tmp_path)
+    (tmp_path / "other.flac").write_bytes(before)
+    rows = [Row("talk", "spoof", "c", audio=str(tmp_path / "other.flac")), Row("b", "spoof", "c", audio=str(path))]
+    with pytest.raises(ValueError, match="would overwrite .*talk.flac: choose another out_dir"):
+        remove_silence_from_corpus(rows, tmp_path)
     assert path.read_bytes() == before
+
+
+def test_each_row_has_a_copy_of_its_own(rows, tmp_path):
+    twice = [rows[0], rows[1]._replace(utterance_id="talk")]
+    with pytest.raises(
+        ValueError, match="utterance ids 'talk' and 'talk' stand for one file, .*: give each row an id of"
+    ):
+        remove_silence_from_corpus(iter(twice), tmp_path / "out")
+    twice[1] = rows[1]._replace(utterance_id="./talk")
+    with pytest.raises(ValueError, match="utterance ids 'talk' and './talk' stand for one file"):
+        remove_silence_from_corpus(twice, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # refused before any work
+
+
+def stored(copy):
+    return soundfile.read(copy.audio, dtype="int16")[0]
+
+
+def test_another_clip_under_the_same_id_is_made_anew(rows, tmp_path):
+    out = tmp_path / "out"
+    first = remove_silence_from_corpus(rows[:1], out)
+    before = stored(first[0])
+    other = remove_silence_from_corpus([rows[1]._replace(utterance_id="talk", corpus="d")], out)
+    expected = np.rint(remove_silence(load_audio(rows[1].audio)).waveform * 32767)
+    np.testing.assert_array_equal(stored(other[0]), expected)
+    again = remove_silence_from_corpus(rows[:1], out)
+    np.testing.assert_array_equal(stored(again[0]), before)
+    soundfile.write(rows[0].audio, SPEECH, 16_000)  # the clip was replaced
+    np.testing.assert_array_equal(stored(remove_silence_from_corpus(rows[:1], out)[0]), expected)
+    assert list(records(out)) == ["talk"]
+
+
+@pytest.mark.parametrize("then", [0, 1], ids=["the first", "the second"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_killed_around_the_rename_no_copy_is_taken_for_another_clips(rows, tmp_path, monkeypatch, renamed, then):
+    out, rename = tmp_path / "out", os.replace
+    clips = [rows[0], rows[1]._replace(utterance_id="talk")]
+    wanted = stored(remove_silence_from_corpus([clips[then]], tmp_path / "undisturbed")[0])
+    remove_silence_from_corpus(clips[:1], out)
+
+    def killed(source, target):
+        is_copy = str(target).endswith(".flac")
+        if renamed or not is_copy:
+            rename(source, target)
+        if is_copy:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        remove_silence_from_corpus(clips[1:], out)
+    np.testing.assert_array_equal(stored(remove_silence_from_corpus([clips[then]], out)[0]), wanted)
+
+
+def test_a_clip_kept_for_want_of_speech_is_refused_once_that_is_an_error(rows, tmp_path):
+    remove_silence_from_corpus(rows, tmp_path / "out")
+    with pytest.raises(ValueError, match="'quiet': no frame of 16000 samples is speech"):
+        remove_silence_from_corpus(rows, tmp_path / "out", unvoiced="error")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1, 2]", "null", "{}", '{"utterance_id": ["talk"]}', "{", "[" * 100_000, "\udcff"],
+    ids=["list", "null", "empty", "id is a list", "cut short", "too deep", "not text"],
+)
+def test_foreign_lines_leave_the_file(rows, tmp_path, line):
+    out = tmp_path / "out"
+    before = times(remove_silence_from_corpus(rows[:1], out))
+    with open(out / "silence.jsonl", "a", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.write(line + "\n")
+    assert times(remove_silence_from_corpus(rows[:1], out)) == before
+    assert list(records(out)) == ["talk"]
+
+
+def test_lines_that_name_no_original_are_not_believed(rows, tmp_path):
+    out = tmp_path / "out"
+    copies = remove_silence_from_corpus(rows[:1], out)
+    known = records(out)["talk"]
+    del known["source_sha256"]
+    (out / "silence.jsonl").write_text(json.dumps(known) + "\n")
+    before = times(copies)
+    assert times(remove_silence_from_corpus(rows[:1], out)) != before
+
+
+def test_an_unvoiced_clip_is_copied_bit_for_bit(tmp_path):
+    samples = np.linspace(-32_768, 32_767, 400).astype(np.int16)  # less than a frame, so nothing is voiced
+    soundfile.write(tmp_path / "short.wav", samples, 16_000)
+    copies = remove_silence_from_corpus([Row("s", "spoof", "c", audio=str(tmp_path / "short.wav"))], tmp_path / "out")
+    assert records(tmp_path / "out")["s"]["voiced"] is False
+    np.testing.assert_array_equal(stored(copies[0]), samples)
 
 
 @pytest.mark.parametrize(

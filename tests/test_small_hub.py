@@ -47,14 +47,16 @@ def test_pushed_detectors_score_like_their_folders_and_a_pin_outlives_the_next_p
     folders = [save_detector(tmp_path / str(seed), seed) for seed in (0, 1)]
     push = """
 import sys
+from huggingface_hub import HfApi
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 import spooftrace.modeling
 for kind in (AutoModelForAudioClassification, AutoFeatureExtractor):
     kind.from_pretrained(sys.argv[1]).push_to_hub("alice/x")
+print(HfApi().model_info("alice/x").sha)
+print(HfApi().upload_folder(repo_id="alice/x", folder_path=sys.argv[2]).oid)
 """
-    run(hub, push, folders[0])
-    pin = hub.head("alice/x")
-    assert run(hub, UPLOAD, folders[1]) == hub.head("alice/x") != pin
+    pin, head = run(hub, push, *folders).splitlines()
+    assert head == hub.head("alice/x") != pin
     detect = """
 import sys
 from spooftrace.cli import main

@@ -10,7 +10,6 @@ from spooftrace.data_scripts.taxonomy import (
     GENERATORS,
     LIST_LABELS,
     attribute_label,
-    codec_of,
     get_codec,
     get_generator,
     parse_utterance,
@@ -68,7 +67,7 @@ def test_codecs_that_are_easily_confused_keep_their_classes(tag, attributes):
     ],
 )
 def test_better_spellings_are_the_codec_of_the_file_names(alias, tag):
-    assert get_codec(alias) is get_codec(tag) is codec_of(f"p225_001_{alias}")
+    assert get_codec(alias) is get_codec(tag) is get_codec(parse_utterance(f"p225_001_{alias}").suffix)
     assert get_codec(alias).tag == tag
 
 
@@ -84,8 +83,8 @@ def test_an_unknown_codec_or_generator_is_refused_with_the_nearest_name():
 @pytest.mark.parametrize("tag", sorted(CODECS))
 @pytest.mark.parametrize("source", ["p225_001", "s5_400", "p376_02"])
 def test_the_codec_is_read_from_an_id_of_any_speaker(source, tag):
-    assert codec_of(source) is None
-    assert codec_of(f"{source}_{tag}").tag == tag
+    assert parse_utterance(source).suffix is None
+    assert parse_utterance(f"{source}_{tag}").suffix == tag == get_codec(tag).tag
 
 
 def test_an_id_tells_speaker_number_and_source():
@@ -103,7 +102,7 @@ def test_an_id_tells_speaker_number_and_source():
 )
 def test_an_id_of_another_kind_is_refused(name):
     with pytest.raises(ValueError, match="is no utterance of CoRS: write it as in 'p225_001'"):
-        codec_of(name)
+        parse_utterance(name)
 
 
 def test_list_labels_cover_every_class_once():

@@ -12,8 +12,8 @@ from spooftrace.modeling import AasistConfig, AasistFeatureExtractor, AasistForA
 RATE = 16_000
 
 
-def tiny_folder(folder: Path, seed: int = 0) -> Path:
-    """A checkpoint whose windows last half a second."""
+def tiny_folder(folder: Path, seed: int = 0, **overrides) -> Path:
+    """A checkpoint whose windows last half a second; with fields of its configuration."""
     torch.manual_seed(seed)
     config = AasistConfig(
         frontend="mel",
@@ -22,6 +22,7 @@ def tiny_folder(folder: Path, seed: int = 0) -> Path:
         encoder_channels=[4, 4],
         encoder_pooling=[[2, 2], [2, 4]],
         graph_dims=[8, 4],
+        **overrides,
     )
     AasistForAudioClassification(config).save_pretrained(folder)
     AasistFeatureExtractor(window_samples=RATE // 2).save_pretrained(folder)

@@ -41,8 +41,8 @@ def find_parts(root: Path, candidates: Mapping[str, Sequence[str]], layout: str)
 
 
 def audio_folder(root: Path, patterns: Iterable[str]) -> AudioFolder:
-    """The clips in all folders below `root` that match one of the patterns."""
-    return AudioFolder([folder for pattern in patterns for folder in sorted(root.glob(pattern))])
+    """The clips in all folders below `root` that match one of the patterns, those of the first pattern preferred."""
+    return AudioFolder(dict.fromkeys(folder for pattern in patterns for folder in sorted(root.glob(pattern))))
 
 
 def attack(problems: Problems, line: int, text: str, label: str | None) -> str | None:

@@ -23,6 +23,7 @@ from spooftrace.data_scripts.protocol import (
     Problems,
     ProtocolError,
     escape_id,
+    is_clip,
     read_lines,
 )
 from spooftrace.data_scripts.records import parse_json
@@ -135,13 +136,14 @@ def _row(problems: Problems, turn: _Turn, is_unique: bool, folder: AudioFolder |
     name = _stem(turn.audio) if is_unique else PureWindowsPath(turn.audio).with_suffix("").as_posix().lstrip("/")
     utterance_id = escape_id(name)
     problems.check_id(turn.line, utterance_id)
-    there = turn.audio if os.path.isabs(turn.audio) and os.path.isfile(turn.audio) else None
+    there = turn.audio if os.path.isabs(turn.audio) and is_clip(turn.audio) else None
     return Row(
         utterance_id=utterance_id,
         label=turn.label,
         corpus=_NAME,
         audio=folder.find(_stem(turn.audio)) if folder else there,
         extra={"prompt": turn.prompt},
+        line=turn.line,
         **codec_attributes(turn.label),
     )
 

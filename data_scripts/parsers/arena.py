@@ -16,7 +16,6 @@ from spooftrace.data_scripts.corpus import Corpus
 from spooftrace.data_scripts.parquet_files import (
     Numbered,
     Piece,
-    check_columns,
     class_names,
     parquet_files,
     pieces_of,
@@ -31,6 +30,7 @@ from spooftrace.data_scripts.rows import LABELS, Row, codec_attributes
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 _NAME = "arena"
@@ -51,13 +51,15 @@ def find(root: Path, config: str) -> dict[str, Path]:
     return {}  # the files are listed by `tables`, which knows whether they are on the Hub
 
 
-def tables(
-    root: Path, config: str, files: Mapping[str, Path], *, repo: str | None, revision: str | None
-) -> dict[str, list[Piece]]:
-    paths = parquet_files(root, ["data/test-*.parquet", "test-*.parquet"], LAYOUT, repo, revision)
-    check_columns(paths[0], _COLUMNS)
-    name = repo.split("/")[-1] if repo else _name_of(root)
-    return {"test": pieces_of(paths, name)}
+def _paths(root: Path, options: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The files, and the data set's name."""
+    paths = parquet_files(root, ["data/test-*.parquet", "test-*.parquet"], LAYOUT, **options)
+    return paths, options["repo"].split("/")[-1] if options["repo"] else _name_of(root)
+
+
+def tables(root: Path, config: str, files: Mapping[str, Path], **options: Any) -> dict[str, list[Piece]]:
+    paths, name = _paths(root, options)
+    return {"test": pieces_of(paths, _COLUMNS, name)}
 
 
 def _name_of(root: Path) -> str:
@@ -66,16 +68,17 @@ def _name_of(root: Path) -> str:
     return cached[-1].split("--")[-1] if cached else root.name
 
 
-def parse(root: Path, config: str, files: Mapping[str, Path], **options: str | None) -> dict[str, list[Row]]:
-    return {split: rows_of(pieces, _read) for split, pieces in tables(root, config, files, **options).items()}
+def parse(root: Path, config: str, files: Mapping[str, Path], **options: Any) -> dict[str, list[Row]]:
+    paths, name = _paths(root, options)
+    return {"test": rows_of(paths, _COLUMNS, _read, name)}
 
 
 def read_table(piece: Piece) -> "pa.Table":
     return table_of(piece, _read, _EXTRA)
 
 
-def _read(problems: Problems, piece: Piece) -> Numbered:
-    table = read_piece(piece, _WITHOUT_AUDIO)
+def _read(problems: Problems, file: "pq.ParquetFile", piece: Piece) -> Numbered:
+    table = read_piece(file, piece, _WITHOUT_AUDIO)
     names = class_names(table, "label") or list(LABELS)
     return [
         (number, _row(problems, number, record, names, piece.part))
@@ -143,7 +146,7 @@ CORPORA = (
         tables=tables,
         read_table=read_table,
         extra=dict.fromkeys(_EXTRA, "string"),
-        options={"repo": None, "revision": None},
+        options={"repo": None, "revision": None, "partial": False},
         redistribution="metadata",
         reads_audio=False,
     ),

@@ -57,6 +57,7 @@ def _row(problems: Problems, line: int, fields: list[str], audio: AudioFolder, p
         attack_id=attack_id,
         speaker_id=null(speaker),
         subset=part,
+        line=line,
         **ATTRIBUTES[label],
     )
 

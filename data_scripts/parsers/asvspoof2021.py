@@ -95,6 +95,9 @@ def _row(problems: Problems, line: int, fields: list[str], track: _Track, audio:
     subset = _SPELLINGS.get(subset, subset)
     label = problems.label(line, key, KEYS)
     known = _check(problems, line, "trim", trim, _TRIM) and _check(problems, line, "subset", subset, _SPLITS)
+    if not utterance.startswith(f"{track.part}_E_"):
+        problems.add(line, f"utterance {utterance!r} is none of {track.part}: give the keys of that track")
+        return None
     if not problems.check_id(line, utterance) or not known or label is None:
         return None
     rest = {name: null(text, "bonafide") for name, text in zip(track.names, fields[8:], strict=False)}
@@ -108,6 +111,7 @@ def _row(problems: Problems, line: int, fields: list[str], track: _Track, audio:
         subset=subset,
         codec=null(codec, track.uncoded),
         extra={track.fourth: null(fourth, "none"), "trim": _TRIM[trim], **rest},
+        line=line,
         **ATTRIBUTES[label],
     )
 

@@ -16,7 +16,7 @@ _PROTOCOLS = {
     "dev": "ASVspoof5.dev.track_1.tsv",
     "eval": "ASVspoof5.eval.track_1.tsv",
 }
-_FOLDERS = {"train": "flac_T", "dev": "flac_D", "eval": "flac_E*"}  # the evaluation's unpacks to flac_E_eval
+_FOLDERS = {"train": ("flac_T",), "dev": ("flac_D",), "eval": ("flac_E_eval", "flac_E")}
 
 LAYOUT = """\
 Download from https://zenodo.org/records/14498691 and unpack ASVspoof5_protocols.tar.gz and the parts that you want:
@@ -36,7 +36,7 @@ def parse(root: Path, config: str, files: Mapping[str, Path]) -> dict[str, list[
 
 
 def _read(root: Path, part: str, path: Path) -> list[Row]:
-    audio = audio_folder(root, [place + _FOLDERS[part] for place in ("", f"ASVspoof5_{part}/", "*/")])
+    audio = audio_folder(root, [place + name for name in _FOLDERS[part] for place in ("", "*/")])
 
     def row(problems: Problems, line: int, fields: list[str]) -> Row | None:
         return _row(problems, line, fields, audio, part)
@@ -65,6 +65,7 @@ def _row(problems: Problems, line: int, fields: list[str], audio: AudioFolder, p
             "source_utterance": null(seed, "0"),
             "attack_group": null(tag),
         },
+        line=line,
         **ATTRIBUTES[label],
     )
 
@@ -74,10 +75,10 @@ CORPORA = (
         name=_NAME,
         title="ASVspoof 5",
         homepage="https://zenodo.org/records/14498691",
-        license="other",
+        license="odc-by",
         license_note=(
-            "Said to be under Open Data Commons Attribution 1.0, which was not verified: read LICENSE.txt of the Zenodo "
-            "record. Until then only the metadata are published. The genuine speech is from Multilingual LibriSpeech."
+            "By section 4 of the database's own README.txt: Open Data Commons Attribution 1.0, the bona fide data CC BY "
+            "4.0. Free to share with attribution. The genuine speech is from Multilingual LibriSpeech."
         ),
         citation=(
             "Xin Wang et al. ASVspoof 5: Design, Collection and Validation of Resources for Spoofing, Deepfake, and "
@@ -97,7 +98,6 @@ CORPORA = (
             ("track1", "validation"): Totals(31_334, 109_616),
             ("track1", "test"): Totals(138_688, 542_086),
         },
-        redistribution="metadata",
         source_speech=("Multilingual LibriSpeech",),
     ),
 )

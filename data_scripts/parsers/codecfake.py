@@ -14,7 +14,7 @@ from spooftrace.data_scripts.corpus import Corpus, Totals
 from spooftrace.data_scripts.parquet_files import (
     Numbered,
     Piece,
-    check_columns,
+    open_pieces,
     parquet_files,
     pieces_of,
     read_piece,
@@ -28,6 +28,7 @@ from spooftrace.data_scripts.taxonomy import CODECS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 _NAME = "codecfake"
@@ -67,35 +68,38 @@ def find(root: Path, config: str) -> dict[str, Path]:
     return {}  # the files are listed by `tables`, which knows whether they are on the Hub
 
 
-def tables(
-    root: Path, config: str, files: Mapping[str, Path], *, repo: str | None, revision: str | None
-) -> dict[str, list[Piece]]:
-    paths = parquet_files(root, ["data/train-*.parquet", "train-*.parquet"], LAYOUT, repo, revision)
-    check_columns(paths[0], _COLUMNS)
-    pieces = pieces_of(paths)
-    return _by_speaker(pieces) if config == "speakers" else {"train": pieces}
+def _paths(root: Path, options: Mapping[str, Any]) -> list[str]:
+    return parquet_files(root, ["data/train-*.parquet", "train-*.parquet"], LAYOUT, **options)
 
 
-def _by_speaker(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
+def tables(root: Path, config: str, files: Mapping[str, Path], **options: Any) -> dict[str, list[Piece]]:
+    paths = _paths(root, options)
+    return _by_speaker(paths) if config == "speakers" else {"train": pieces_of(paths, _COLUMNS)}
+
+
+def _by_speaker(paths: Iterable[str]) -> dict[str, list[Piece]]:
     """For each split the pieces that hold any of its speakers."""
     splits: dict[str, list[Piece]] = {"train": [], **{split: [] for split in _SPEAKERS}}
-    for piece in pieces:
-        speakers = read_piece(piece, ["speaker_id"])["speaker_id"].unique().to_pylist()
+    for piece, file in open_pieces(paths, _COLUMNS):
+        speakers = read_piece(file, piece, ["speaker_id"])["speaker_id"].unique().to_pylist()
         for split in {_split(speaker) for speaker in speakers}:
             splits[split].append(piece._replace(part=split))
     return splits
 
 
-def parse(root: Path, config: str, files: Mapping[str, Path], **options: str | None) -> dict[str, list[Row]]:
-    return {split: rows_of(pieces, _read) for split, pieces in tables(root, config, files, **options).items()}
+def parse(root: Path, config: str, files: Mapping[str, Path], **options: Any) -> dict[str, list[Row]]:
+    rows = rows_of(_paths(root, options), _COLUMNS, _read)
+    if config != "speakers":
+        return {"train": rows}
+    return {split: [row for row in rows if row.subset == split] for split in ("train", *_SPEAKERS)}
 
 
 def read_table(piece: Piece) -> "pa.Table":
     return table_of(piece, _read)
 
 
-def _read(problems: Problems, piece: Piece) -> Numbered:
-    records = read_piece(piece, _WITHOUT_AUDIO).to_pylist()
+def _read(problems: Problems, file: "pq.ParquetFile", piece: Piece) -> Numbered:
+    records = read_piece(file, piece, _WITHOUT_AUDIO).to_pylist()
     numbered = enumerate(records, start=piece.first_row)
     wanted = [(number, record) for number, record in numbered if piece.part in ("", _split(record["speaker_id"]))]
     return [(number, _row(problems, number, record)) for number, record in wanted]
@@ -156,7 +160,7 @@ CORPORA = (
         parse=parse,
         tables=tables,
         read_table=read_table,
-        options={"repo": None, "revision": None},
+        options={"repo": None, "revision": None, "partial": False},
         totals={("default", "train"): Totals(44_242, 663_630)},
         source_speech=("VCTK",),
         reads_audio=False,

@@ -124,7 +124,9 @@ def _cors_row(
     attributes = codec_attributes(label, known)
     _check_columns(problems, line, tag or "bona fide speech", attributes, columns)
     extra = _numbered(utterance.number)
-    return Row(utterance_id, label, CORS, None, tag, utterance.speaker, None, tag, **attributes, extra=extra)
+    return Row(
+        utterance_id, label, CORS, None, tag, utterance.speaker, None, tag, **attributes, extra=extra, line=line
+    )
 
 
 def _codec(utterance: Utterance, columns: Mapping[str, str | None], strict: bool) -> tuple[str | None, tuple | None]:
@@ -238,7 +240,7 @@ def _cosg_row(
     _check_columns(problems, line, model if label == "spoof" else "bona fide speech", attributes, columns)
     attack = model if label == "spoof" else None
     extra = {"model": model, "known_codec": generator and generator.known_codec}
-    return Row(utterance_id, label, COSG, attack_id=attack, **attributes, extra=extra)
+    return Row(utterance_id, label, COSG, attack_id=attack, **attributes, extra=extra, line=line)
 
 
 def _label(problems: Problems, line: int, text: str) -> str | None:
@@ -336,7 +338,7 @@ _CITATION = (
 
 _TRAIN, _DEV, _TEST = Totals(42_965, 42_965), Totals(735, 735), Totals(755, 755)
 
-UTTERANCE_TOTALS: Mapping[tuple[str, str, str], Totals] = {
+UTTERANCE_TOTALS = {
     **{(config, "train", "seen"): Totals(25_830, 25_830) for config in _BALANCED},
     **{(config, "train", "unseen"): Totals(17_135, 17_135) for config in _BALANCED},
     ("eval", "test", "seen"): Totals(488, 14_640),
@@ -367,6 +369,8 @@ CORPORA = (
         parse=_parse_cors,
         extra={"utterance_number": "int64"},
         options={"utterances": "all"},
+        selector="utterances",
+        selected_totals=UTTERANCE_TOTALS,
         totals={
             **{
                 (config, split): totals

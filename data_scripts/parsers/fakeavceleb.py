@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from spooftrace.data_scripts.corpus import Corpus, Totals
-from spooftrace.data_scripts.protocol import Problem, Problems, ProtocolError, escape_id, locate, null
+from spooftrace.data_scripts.protocol import Problem, Problems, ProtocolError, escape_id, is_clip, locate, null
 from spooftrace.data_scripts.records import csv_rows
 from spooftrace.data_scripts.rows import Row, codec_attributes
 from spooftrace.data_scripts.video_audio import Extraction, extract_all
@@ -41,7 +41,7 @@ LAYOUT = """Expected:
   FakeAVCeleb_v1.2/{RealVideo-RealAudio,...}/<race>/<gender>/<id>/*.mp4
   FakeAVCeleb_v1.2/FakeAVCeleb-audio/{RealVideo-RealAudio,...}/<race>/<gender>/<id>/*.flac (or .wav, .mp3)
 The videos come on request from https://github.com/DASH-Lab/FakeAVCeleb. Their audio is written by
-  python -c "from spooftrace.data_scripts.parsers.fakeavceleb import extract_audio; extract_audio('FakeAVCeleb_v1.2')"
+  spooftrace corpus extract-audio fakeavceleb FakeAVCeleb_v1.2
 which needs ffmpeg."""
 
 
@@ -88,7 +88,7 @@ def extract_audio(
     root = Path(root).expanduser().absolute()
     files = find(root, config)
     path = files["test"]
-    out = Path(out) if out else path.parent / AUDIO_FOLDER
+    out = Path(out).expanduser() if out else path.parent / AUDIO_FOLDER
     names = [_file_of(row) for row in parse(root, config, files)["test"]]
     pairs = [(path.parent / f"{name}.mp4", out / f"{name}.flac") for name in names]
     return extract_all(pairs, ffmpeg, workers=workers, progress=progress)
@@ -148,6 +148,7 @@ def _row(problems: Problems, line: int, cells: list[str], header: list[str], fol
         speaker_id=null(record["source"]),
         subset=record["type"],
         extra={column: null(record.get(column, "")) for column in _EXTRA},
+        line=line,
         **codec_attributes(label),
     )
 
@@ -173,7 +174,7 @@ def _name(problems: Problems, line: int, cells: list[str], record: Mapping[str, 
 
 def _audio(name: str, folders: list[Path]) -> str | None:
     paths = (f"{folder}{os.sep}{name}{suffix}" for folder in folders for suffix in _SUFFIXES)
-    return next(filter(os.path.isfile, paths), None)
+    return next(filter(is_clip, paths), None)
 
 
 CORPORA = (
@@ -197,7 +198,7 @@ CORPORA = (
         layout=LAYOUT,
         configs={
             "audio_all": "the audio of every video, as papers count it",
-            "audio_unique": "without fake videos that repeat the audio of a real one; all fake audio",
+            "audio_unique": "without the genuine audio that fake videos repeat; of the fake audio, repeated or not, nothing is left out",
         },
         find=find,
         parse=parse,

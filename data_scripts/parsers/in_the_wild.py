@@ -57,6 +57,7 @@ def _row(problems: Problems, line: int, record: Mapping[str, str], audio: AudioF
         corpus=_NAME,
         audio=audio.find(utterance_id),
         speaker_id=null(record["speaker"].strip()),
+        line=line,
         **codec_attributes(label),
     )
 

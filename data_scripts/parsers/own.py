@@ -12,15 +12,16 @@ clips/0002.flac,spoof,anna,xtts
 - `audio` (also `file`, `file_name` or `path`): relative to the table's folder. Absolute paths and paths that leave that
   folder are refused unless `allow_outside=True`, since a table may come from anywhere.
 - `label`: exactly `bonafide` or `spoof`; nothing is guessed. `labels={"real": "bonafide", "fake": "spoof"}` maps others.
-- `utterance_id`: by default the path without its ending, white space percent-encoded; with the ending where two clips
-  differ in that alone.
-- `split`: `train`, `validation` (also `dev`, `val`, `valid`), `test` (also `eval`), or a name of your own. Without the
-  column everything is `train`, as for any dataset on the Hub that names no split.
+- `utterance_id`: by default the path without its ending, white space percent-encoded, `./a.wav` as `a.wav`; with the
+  ending where two clips differ in that alone. A clip may come again under another id, but not with another label.
+- `split`: `train`, `validation` (also `dev`, `val`, `valid`), `test` (also `eval`), in lower case, or a
+  name of your own. Without the column everything is `train`, as for any dataset on the Hub that names no split.
 - `subset` (by default what `split` says), `speaker_id`, `attack_id`, `codec`, `vq`, `aux`, `dec` and `corpus` as in
   `Row`. All others are kept as text in `Row.extra`. An empty cell, and `-`, is null.
 
 A folder is read by the one `metadata` or `manifest` table in it, if there is one. Otherwise it holds the folders
-`bonafide` and `spoof`, directly or in a folder for each split. Where no labels are asked for, it is every clip below it.
+`bonafide` and `spoof`, directly or in a folder for each split; other folders with audio beside these are refused, since
+nothing tells what they hold. Where no labels are asked for, it is every clip below it.
 """
 
 import json
@@ -154,9 +155,10 @@ class _Table:
         self.table = read_table(self.problems)
         named = [name for name in AUDIO_COLUMNS if name in self.table.columns]
         self.audio = named[0] if named else None
-        self.known = {name: name for name in LABELS} | dict(options.labels or {})
+        self.known = _classes(options)
         self.unknown: dict[str, list[int]] = {}
-        self.bare = _bare_ids([record.get(self.audio or "", "") for _, record in self.table.records])
+        self.labels: dict[str, tuple[int, str]] = {}
+        self.bare = _bare_ids([_normal(record.get(self.audio or "", "")) for _, record in self.table.records])
 
     def trials(self) -> list[Trial]:
         self._check_columns()
@@ -182,7 +184,7 @@ class _Table:
         cells = {name: null(record.get(name, "").strip()) for name in _PLAIN}
         label = self._label(line, cells["label"])
         split = self._split(line, cells["split"])
-        audio, name = self._locate(line, record)
+        audio, name = self._locate(line, record, label)
         utterance_id = cells["utterance_id"] or name
         if utterance_id is not None:
             self.problems.check_id(line, utterance_id)
@@ -199,6 +201,7 @@ class _Table:
             codec=cells["codec"],
             **self._attributes(line, label, cells),
             extra={name: null(text.strip()) for name, text in record.items() if name not in (self.audio, *_PLAIN)},
+            line=line,
         )
         return Trial(split, row)
 
@@ -222,9 +225,11 @@ class _Table:
         if text is None or not _is_split(text):
             found = f"split {text!r}" if text else "no split"
             self.problems.add(line, f"{found}: write train, validation or test, or a name of letters and digits")
+        elif text != text.lower() and text.lower() in _FOLDERS | _SPLITS:
+            self.problems.add(line, f"split {text!r}: write {text.lower()!r}, or a name that is not as near to it")
         return _SPLITS.get(text or "", text or DEFAULT_SPLIT)
 
-    def _locate(self, line: int, record: dict[str, str]) -> tuple[str | None, str | None]:
+    def _locate(self, line: int, record: dict[str, str], label: str | None) -> tuple[str | None, str | None]:
         """Absolute path of a clip that is there, and the utterance id that its path gives."""
         text = record.get(self.audio or "", "")
         if not text.strip():
@@ -238,7 +243,12 @@ class _Table:
         there = os.path.isfile(path)
         if not there and self.options.require_audio:
             self.problems.add(line, f"no file {text!r} in {self.folder}: complete the folder, or remove the line")
-        return path if there else None, _id_of(text, self.bare)
+        first, other = self.labels.setdefault(path, (line, label)) if label else (line, label)
+        if other != label:
+            self.problems.add(
+                line, f"{self.audio} {text!r} is {label} here but {other} in line {first}: mend one of the two"
+            )
+        return path if there else None, _id_of(_normal(text), self.bare)
 
     def _attack(self, line: int, label: str | None, attack: str | None) -> str | None:
         if label == "bonafide" and attack not in (None, "bonafide"):
@@ -257,11 +267,16 @@ class _Table:
         return {name: cells[name] or default[name] for name in _ATTRIBUTES}
 
 
-_OUTSIDE = "give it relative to that folder, or pass allow_outside=True for a table that you trust"
+_OUTSIDE = "give it relative to that folder, or pass allow_outside=True (--allow-outside) for a table that you trust"
 
 
 def _is_split(text: str) -> bool:
     return bool(_SPLIT.fullmatch(text)) and text != "all"
+
+
+def _normal(path: str) -> str:
+    """A path without `.` and doubled slashes, so that a clip has one id however it is written."""
+    return os.path.normpath(path) if path else path
 
 
 def _bare_ids(paths: Sequence[str]) -> set[str]:
@@ -289,6 +304,8 @@ class _Clip(NamedTuple):
 def _read_folder(folder: Path, options: Options) -> list[Trial]:
     """The clips in class folders, and where labels are not required all others too."""
     clips = {clip.path: clip for clip in _labelled_clips(folder, options)}
+    if clips and options.require_labels:
+        _check_siblings(folder, options)
     if not options.require_labels:
         clips = {path: clips.get(path, _Clip(path)) for path in _clips(folder)}
     if not clips:
@@ -304,7 +321,7 @@ def _read_folder(folder: Path, options: Options) -> list[Trial]:
 
 def _labelled_clips(folder: Path, options: Options) -> list[_Clip]:
     """Clips in class folders of the folder itself and of its splits, sorted by split."""
-    classes = {name: name for name in LABELS} | dict(options.labels or {})
+    classes = _classes(options)
     splits = [(folder / name, split, name) for name, split in (_FOLDERS | _SPLITS).items()]
     return [
         _Clip(path, split, subset, label)
@@ -312,6 +329,31 @@ def _labelled_clips(folder: Path, options: Options) -> list[_Clip]:
         for name, label in classes.items()
         for path in _clips(parent / name)
     ]
+
+
+def _classes(options: Options) -> dict[str, str]:
+    """Names of the class folders -> labels."""
+    return {name: name for name in LABELS} | dict(options.labels or {})
+
+
+def _check_siblings(folder: Path, options: Options) -> None:
+    """
+    Raises:
+        ProtocolError: for folders with audio beside those of the classes or of the splits: they would go unread.
+    """
+    problems, splits = Problems(folder), {*_FOLDERS, *_SPLITS}
+    for parent in (folder, *(folder / name for name in sorted(splits))):
+        known = {*_classes(options), *(splits if parent == folder else ())}
+        beside = sorted(parent.iterdir()) if parent.is_dir() else []
+        for path in beside:
+            if path.name not in known and not path.name.startswith(".") and (clips := _clips(path)):
+                name = path.relative_to(folder).as_posix()
+                problems.add(
+                    0,
+                    f"folder {name!r} holds {len(clips)} clips but is no class or split: rename it to bonafide or spoof, or to the split's name in lower case, say what it "
+                    f"is with labels={{{path.name!r}: ...}}, or move it elsewhere",
+                )
+    problems.raise_any()
 
 
 def _clips(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ SHOWN = 10
 def list_row(corpus: "Corpus") -> tuple[str, ...]:
     """One line of `spooftrace corpus list`."""
     pushed = {"audio": "yes", "metadata": "metadata only", "refused": "no"}[corpus.redistribution]
-    if corpus.license == "unknown":
+    if corpus.name == "own":
         pushed = "with --license"
     default = [totals.rows for (config, _), totals in corpus.totals.items() if config == corpus.default_config]
     trials = f"{sum(default):,}" if default else "-"

@@ -31,7 +31,7 @@ examples:
   spooftrace corpus verify asvspoof2019-la /data/LA --check-audio decode
   spooftrace corpus build asvspoof2019-la /data/LA --out la-dataset
   spooftrace corpus push asvspoof2019-la /data/LA owner/name --private
-  spooftrace corpus push asvspoof5 /data/asvspoof5 owner/name --metadata-only
+  spooftrace corpus push asvspoof2021-la /data/2021 owner/name --metadata-only
   spooftrace corpus push own recordings.csv owner/name --license cc-by-4.0 --title "Our recordings"
   spooftrace corpus extract-audio fakeavceleb /data/FakeAVCeleb_v1.2
 
@@ -318,9 +318,8 @@ def _build(args: argparse.Namespace, corpus: "Corpus", out: str | Path, *, reuse
             print(f"using the build in {out}", file=sys.stderr)
         else:
             build = build_corpus(corpus, args.data_dir, out, max_shard_size=args.max_shard_size, **wanted)
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            print(f"spooftrace: warning: {warning.message}", file=sys.stderr)
+    for text in dict.fromkeys(str(found.message) for found in caught if issubclass(found.category, UserWarning)):
+        print(f"spooftrace: warning: {text}", file=sys.stderr)
     return build
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spooftrace.cli._arguments import positive, positive_int, probability
+from spooftrace.cli._model import add_batch_size, add_device_and_limit, add_model_options, limits_of, load_detector
 from spooftrace.results import Detection, Failure, printable
 
 
@@ -50,55 +50,28 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio file, folder (searched through) or pattern")
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", metavar="ID", help="folder or Hub repository; default: the detector shipped with spooftrace"
-    )
-    model.add_argument("--revision", metavar="R", help="branch, tag or commit on the Hub")
-    model.add_argument(
-        "--bonafide-label", default="bonafide", metavar="LABEL", help="what the model calls genuine speech (bonafide)"
-    )
-    model.add_argument(
-        "--threshold", type=probability, default=0.5, metavar="P", help="genuine from this probability on (0.5)"
-    )
+    add_model_options(parser.add_argument_group("model"))
     output = parser.add_argument_group("output").add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one array of objects, for programs")
     output.add_argument("--timeline", action="store_true", help="show the windows of each clip")
     work = parser.add_argument_group("work")
-    work.add_argument("--batch-size", type=positive_int, default=16, metavar="N", help="windows per forward pass (16)")
-    work.add_argument("--device", metavar="D", help="cpu, cuda, mps...; default: the best one present")
-    work.add_argument("--max-seconds", type=positive, metavar="S", help="refuse longer files (7200)")
+    add_batch_size(work)
+    add_device_and_limit(work)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Scores the inputs in their order; 3 when some could not be processed."""
-    from spooftrace.audio import AudioLimits
-
-    limits = AudioLimits() if args.max_seconds is None else AudioLimits(max_seconds=args.max_seconds)
+    limits = limits_of(args)
     inputs = _find(args.paths)
     paths = [entry for entry in inputs if isinstance(entry, Path)]
-    detector = _load(args, limits) if paths else None
+    detector = load_detector(args) if paths else None
     with _progress(paths, limits) as (advance, write):
         results = _merge(inputs, detector.detect(paths, progress=advance) if detector else iter(()))
         counts = _write_json(results) if args.json else _write_table(results, inputs, args, detector, write)
     if not args.json:
         print(_summary(counts, detector))
     return 3 if counts["failed"] else 0
-
-
-def _load(args: argparse.Namespace, limits: "AudioLimits") -> "Detector":
-    from spooftrace.detector import Detector
-
-    return Detector.from_pretrained(
-        args.model,
-        revision=args.revision,
-        bonafide_label=args.bonafide_label,
-        threshold=args.threshold,
-        batch_size=args.batch_size,
-        device=args.device,
-        limits=limits,
-    )
 
 
 def _find(arguments: list[str]) -> list[Path | Failure]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from spooftrace.cli._arguments import positive, positive_int, probability
+from spooftrace.cli._arguments import positive_int
+from spooftrace.cli._model import add_batch_size, add_device_and_limit, add_model_options, load_detector
 from spooftrace.cli._score_inputs import Inputs, find_inputs
 
 
 if TYPE_CHECKING:
-    from spooftrace.detector import Detector
     from spooftrace.scoring import Processes, ScoreSummary
 
 EXAMPLES = """\
@@ -66,17 +66,7 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     _add_input_options(parser.add_argument_group("input"))
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", metavar="ID", help="folder or Hub repository; default: the detector shipped with spooftrace"
-    )
-    model.add_argument("--revision", metavar="R", help="branch, tag or commit of the model on the Hub")
-    model.add_argument(
-        "--bonafide-label", default="bonafide", metavar="LABEL", help="what the model calls genuine speech (bonafide)"
-    )
-    model.add_argument(
-        "--threshold", type=probability, default=0.5, metavar="P", help="verdict: genuine from this probability (0.5)"
-    )
+    add_model_options(parser.add_argument_group("model"))
     _add_work_options(parser.add_argument_group("work"))
     parser.set_defaults(run=run, refuse=parser.error)
 
@@ -99,9 +89,7 @@ def _add_input_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_work_options(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--batch-size", type=positive_int, default=16, metavar="N", help="windows per forward pass (16)"
-    )
+    add_batch_size(group)
     group.add_argument(
         "--block-size",
         type=positive_int,
@@ -112,8 +100,7 @@ def _add_work_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--threads", type=positive_int, metavar="N", help="blocks at a time; default: one for each core on the CPU"
     )
-    group.add_argument("--device", metavar="D", help="cpu, cuda, mps...; default: the best one present")
-    group.add_argument("--max-seconds", type=positive, metavar="S", help="refuse longer clips (7200)")
+    add_device_and_limit(group)
     group.add_argument("--overwrite", action="store_true", help="remove the results that DIR holds, and start anew")
 
 
@@ -125,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     processes = Processes.current()
     with _progress(inputs, args.block_size, processes) as progress:
         summary = score_clips(
-            _load(args, processes),
+            load_detector(args, _device_of(processes)),
             inputs.clips,
             args.out,
             stream=inputs.stream,
@@ -139,21 +126,6 @@ def run(args: argparse.Namespace) -> int:
         return 0  # the first process speaks for all
     print(_tell(summary, args.out))
     return 0 if summary.complete else 3
-
-
-def _load(args: argparse.Namespace, processes: "Processes") -> "Detector":
-    from spooftrace.audio import AudioLimits
-    from spooftrace.detector import Detector
-
-    return Detector.from_pretrained(
-        args.model,
-        revision=args.revision,
-        bonafide_label=args.bonafide_label,
-        threshold=args.threshold,
-        batch_size=args.batch_size,
-        device=args.device or _device_of(processes),
-        limits=AudioLimits() if args.max_seconds is None else AudioLimits(max_seconds=args.max_seconds),
-    )
 
 
 def _device_of(processes: "Processes") -> str | None:

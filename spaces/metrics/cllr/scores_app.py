@@ -63,7 +63,8 @@ def read_scores(path: str | None) -> dict[str, float]:
 
 def match_key(scores: dict[str, float], key: list[list[str]]) -> tuple[list[float], list[float]]:
     """Scores of the bona fide and of the spoofed utterances in a key; every utterance of the key needs a score."""
-    groups: dict[str, dict[str, float]] = {"bonafide": {}, "spoof": {}}
+    groups: dict[str, list[float]] = {"bonafide": [], "spoof": []}
+    labels: dict[str, str] = {}
     unscored = []
     for number, fields in enumerate(key, 1):
         label = next((field for field in fields if field in groups), None)
@@ -72,13 +73,14 @@ def match_key(scores: dict[str, float], key: list[list[str]]) -> tuple[list[floa
         name = next((field for field in fields if field in scores), None)
         if name is None:
             unscored.append(" ".join(fields)[:80])
-        else:
-            groups[label][name] = scores[name]
-    if both := groups["bonafide"].keys() & groups["spoof"].keys():
-        raise ValueError(f"{min(both)[:60]} is bona fide and spoof in the key")
+            continue
+        if name in labels:
+            raise ValueError(f"{name[:60]} is in the key twice, as {labels[name]} and in entry {number} as {label}")
+        labels[name] = label
+        groups[label].append(scores[name])
     if unscored:
         raise ValueError(f"{len(unscored)} entries of the key have no score, such as {unscored[0]!r}")
-    return list(groups["bonafide"].values()), list(groups["spoof"].values())
+    return groups["bonafide"], groups["spoof"]
 
 
 def spread(bonafide: list[float], spoof: list[float]) -> pd.DataFrame:

@@ -362,19 +362,7 @@ def t_eer(
     accepted, spoof_accepted = (1 - count / group.size for count, group in zip(counts[1:], groups[1:], strict=True))
     # Misses rise and false alarms fall with the threshold: the first thresholds are the ones that qualify.
     qualify = np.count_nonzero(miss < (accepted + spoof_accepted) / 2)
-    miss, accepted, spoof_accepted = miss[:qualify], accepted[:qualify], spoof_accepted[:qualify]
-    points = _balancing_points(cm, miss, accepted, spoof_accepted)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.abs(accepted / spoof_accepted - cm.false_alarm[points] / (1 - cm.miss[points]))
-    distance[np.isnan(distance)] = np.inf
-    best = int(np.argmin(distance))
-    if np.isinf(distance[best]):
-        raise ValueError("there are too few trials for a concurrent t-EER: no pair of thresholds balances the tandem")
-    return TandemErrorRate(
-        float(spoof_accepted[best] * cm.false_alarm[points[best]]),
-        float(cm.thresholds[points[best]]),
-        float(asv_thresholds[best]),
-    )
+    return _concurrent(cm, miss[:qualify], accepted[:qualify], spoof_accepted[:qualify], asv_thresholds)
 
 
 def as_scores(name: str, scores: np.ndarray) -> np.ndarray:
@@ -453,6 +441,24 @@ def _hull_eer(curve: DetCurve) -> ErrorRate:
     share = gaps[0] / (gaps[0] + gaps[1])
     nearer = left if gaps[0] <= gaps[1] else right
     return ErrorRate(float(miss[left] + share * (miss[right] - miss[left])), float(curve.thresholds[nearer]))
+
+
+def _concurrent(
+    cm: DetCurve, miss: np.ndarray, accepted: np.ndarray, spoof_accepted: np.ndarray, asv_thresholds: np.ndarray
+) -> TandemErrorRate:
+    """The pair of thresholds where both kinds of false alarms are nearest, see [`t_eer`]."""
+    points = _balancing_points(cm, miss, accepted, spoof_accepted)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.abs(accepted / spoof_accepted - cm.false_alarm[points] / (1 - cm.miss[points]))
+    distance[np.isnan(distance)] = np.inf
+    best = int(np.argmin(distance))
+    if np.isinf(distance[best]):
+        raise ValueError("there are too few trials for a concurrent t-EER: no pair of thresholds balances the tandem")
+    return TandemErrorRate(
+        float(spoof_accepted[best] * cm.false_alarm[points[best]]),
+        float(cm.thresholds[points[best]]),
+        float(asv_thresholds[best]),
+    )
 
 
 def _balancing_points(cm: DetCurve, miss: np.ndarray, accepted: np.ndarray, spoof_accepted: np.ndarray) -> np.ndarray:
