@@ -1,5 +1,6 @@
 """Configuration of the AASIST family: one graph-attention back-end behind three front ends."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -57,6 +58,42 @@ _FRONTEND_DEFAULTS = {
     },
 }
 
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+# alpha / r = 2: the reading of "scaling factor 2" that keeps an adapter's strength when its rank changes.
+DEFAULT_SCALING = 2
+
+
+def complete_lora(lora: Mapping | None) -> dict | None:
+    """
+    The settings of the adapters with every default filled in.
+
+    Raises:
+        `ValueError`: for an unknown key or a value that makes no adapter.
+    """
+    if lora is None:
+        return None
+    rank = lora.get("r", 4)
+    defaults = {
+        "r": rank,
+        "lora_alpha": DEFAULT_SCALING * rank,
+        "lora_dropout": 0.0,
+        "target_modules": list(ATTENTION_PROJECTIONS),
+        "base_model_name_or_path": None,
+        "base_revision": None,
+        "base_sha256": None,
+    }
+    unknown = set(lora) - set(defaults)
+    if unknown:
+        raise ValueError(f"`lora` has no key {sorted(unknown)}; it has {', '.join(defaults)}.")
+    settings = {**defaults, **{key: value for key, value in lora.items() if value is not None}}
+    targets = settings["target_modules"] = list(settings["target_modules"])
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"`lora['r']` is a rank, an integer of at least 1, got {rank!r}.")
+    if not targets or not set(targets) <= set(ATTENTION_PROJECTIONS):
+        raise ValueError(f"`lora['target_modules']` are some of {', '.join(ATTENTION_PROJECTIONS)}, got {targets}.")
+    return settings
+
 
 @strict
 class AasistConfig(PreTrainedConfig):
@@ -76,6 +113,13 @@ class AasistConfig(PreTrainedConfig):
             The wav2vec 2.0 encoder, only with `frontend="wav2vec2"`. Defaults to the XLSR-53 / XLS-R 300M architecture.
             A `dict` is completed with dropouts and layerdrop 0 and no SpecAugment; an instance is taken as it is.
         sampling_rate (`int`, *optional*, defaults to 16000): Sampling rate of the waveform, in hertz.
+        lora (`dict`, *optional*):
+            Low-rank adapters in a frozen wav2vec 2.0; `None` trains the encoder as it is. Keys, all optional: `r` (4), the
+            rank; `lora_alpha` (`2 * r`), where `lora_alpha / r` scales the adapters: the "scaling factor 2" of the paper is
+            read as this ratio, and `lora_alpha=2` is the other reading; `lora_dropout` (0.0); `target_modules`, any of
+            `q_proj`, `k_proj`, `v_proj` and `out_proj` (all); and, filled in by
+            [`AasistForAudioClassification.from_wav2vec2_pretrained`], `base_model_name_or_path`, `base_revision` and
+            `base_sha256`, the encoder that the adapters belong to.
         num_filters (`int`, *optional*):
             Height of the map that enters the encoder: band-pass filters (`sinc`, 70), bands of the filter bank (`mel`,
             60), or the size of the projection (`wav2vec2`, 128).
@@ -123,6 +167,7 @@ class AasistConfig(PreTrainedConfig):
 
     frontend: Literal["sinc", "mel", "wav2vec2"] = "sinc"
     wav2vec2_config: dict | PreTrainedConfig | None = None
+    lora: dict | None = None
     sampling_rate: int = 16_000
     num_filters: int | None = None
     sinc_kernel_size: int = 129
@@ -153,6 +198,7 @@ class AasistConfig(PreTrainedConfig):
                 setattr(self, name, value)
         if self.frontend == "wav2vec2" and not isinstance(self.wav2vec2_config, PreTrainedConfig):
             self.wav2vec2_config = {**QUIET_WAV2VEC2, **(self.wav2vec2_config or XLSR_300M)}
+        self.lora = complete_lora(self.lora)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = {0: "bonafide", 1: "spoof"}
         if self.id2label is not None and self.label2id is None:
@@ -183,6 +229,8 @@ class AasistConfig(PreTrainedConfig):
             raise ValueError(
                 f"`wav2vec2_config` goes with `frontend='wav2vec2'` alone, got frontend={self.frontend!r}."
             )
+        if self.lora is not None and self.frontend != "wav2vec2":
+            raise ValueError(f"`lora` adapts `frontend='wav2vec2'` alone, got frontend={self.frontend!r}.")
         if len(self.encoder_channels) != len(self.encoder_pooling):
             raise ValueError(
                 "`encoder_channels` and `encoder_pooling` need one entry per residual block, got "

@@ -1,6 +1,7 @@
 """The AASIST family: sinc, filter-bank or wav2vec 2.0 front end -> residual encoder -> graph attention -> logits."""
 
 import os
+import re
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,17 @@ from .aasist import (
 )
 from .configuration_aasist import QUIET_WAV2VEC2, AasistConfig
 from .frontends import MelFrontend, SincFrontend
+from .lora import (
+    ADAPTER_FOLDER,
+    adapted_key,
+    add_lora,
+    base_state,
+    encoder_digest,
+    is_adapter_key,
+    load_encoder,
+    merge_lora,
+    save_adapter,
+)
 from .texture_encoder import TextureEncoder, TextureMap, texture_minimum_frames
 
 
@@ -71,6 +83,8 @@ class Wav2Vec2Frontend(nn.Module):
     def __init__(self, config: AasistConfig):
         super().__init__()
         self.wav2vec2 = Wav2Vec2Model(config.wav2vec2_config)
+        if config.lora is not None:
+            add_lora(self.wav2vec2, config.lora)
         self.projection = nn.Linear(config.wav2vec2_config.hidden_size, config.num_filters)
 
     def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -83,6 +97,8 @@ class Wav2Vec2Frontend(nn.Module):
         return self.pool(self.wav2vec2(input_values).last_hidden_state)
 
 
+# Of `from_pretrained`, for the encoder as well as for the detector.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 MODULE_NAME = __name__.split(".")[-1]
 FRONTENDS = {"sinc": SincFrontend, "mel": MelFrontend, "wav2vec2": Wav2Vec2Frontend}
 
@@ -99,14 +115,93 @@ class AasistPreTrainedModel(PreTrainedModel):
     # The loss is a mean over the clips of one batch: Trainer has to divide it under gradient accumulation.
     accepts_loss_kwargs = False
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
-        """As in transformers; a saved folder loads as the bare model and as the classifier, without spooftrace too."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """
+        As in transformers; a saved folder loads as the bare model and as the classifier, without spooftrace too.
+
+        With low-rank adapters the encoder stays out of the checkpoint, and the adapters lie in the folder `adapter` once
+        more, as peft reads them.
+        """
         # A class carries one Auto class; the entry of the other is added here, its code travels anyway.
         self.config.auto_map = {
             "AutoModel": f"{MODULE_NAME}.AasistModel",
             "AutoModelForAudioClassification": f"{MODULE_NAME}.AasistForAudioClassification",
         }
+        if self.config.lora is None:
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+            return
+        if push_to_hub:  # the client uploads what super() writes, and would leave the adapters out
+            raise ValueError("with adapters, save first and then call `push_to_hub(repo_id)`")
         super().save_pretrained(save_directory, **kwargs)
+        save_adapter(self.wav2vec2, self.config.lora, os.path.join(save_directory, ADAPTER_FOLDER))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        base_model: str | os.PathLike | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """
+        As in transformers; a checkpoint with low-rank adapters gets the encoder they were trained on.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A repository on the Hub or a folder.
+            base_model (`str` or `os.PathLike`, *optional*):
+                Where the encoder lies, if not where the configuration says. Its weights have to be the same.
+            output_loading_info (`bool`, *optional*, defaults to `False`): Whether to return what was missing as well.
+
+        Raises:
+            `ValueError`: where the encoder is another one than the adapters were trained on.
+            `OSError`: where the checkpoint or the encoder cannot be found or reached.
+        """
+        loaded, report = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if loaded.config.lora is not None and pretrained_model_name_or_path is not None:
+            if base_model is not None:
+                loaded.config.lora = {**loaded.config.lora, "base_model_name_or_path": os.fspath(base_model)}
+            loaded.load_base_model(**{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
+        return (loaded, report) if output_loading_info else loaded
+
+    @property
+    def wav2vec2(self) -> Wav2Vec2Model:
+        """The encoder of the wav2vec 2.0 front end."""
+        return self.base_model.frontend.wav2vec2
+
+    def load_base_model(self, **hub_options):
+        """
+        Puts the weights of the encoder that `config.lora` names below the adapters.
+
+        Args:
+            hub_options: `token`, `cache_dir`, `local_files_only` and the like, as `from_pretrained` takes them.
+
+        Raises:
+            `ValueError`: where another encoder is found than the one trained on, or none is named.
+            `OSError`: where it cannot be reached.
+        """
+        state = base_state(self.config.lora, self.config.wav2vec2_config, **hub_options)
+        own = self.wav2vec2.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].requires_grad_(False).copy_(value)  # transformers makes what a checkpoint lacks anew
+
+    def merge_lora(self):
+        """Turns the low-rank adapters into plain weights; what is saved afterwards is a whole model that needs no peft."""
+        if self.config.lora is not None:
+            merge_lora(self.wav2vec2)
+            self.config.lora = None
+            self.leave_base_out()
+
+    def leave_base_out(self):
+        """Tells transformers and its Trainer which tensors checkpoints leave out: those of an encoder with adapters."""
+        names = []
+        if self.config.lora is not None:
+            names = [name for name in self.state_dict() if ".wav2vec2." in f".{name}" and not is_adapter_key(name)]
+        self._keys_to_ignore_on_save = names or None
+        self._keys_to_ignore_on_load_missing = [f"^{re.escape(name)}$" for name in names] or None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -135,6 +230,7 @@ class AasistModel(AasistPreTrainedModel):
         self.encoder = (TextureEncoder if config.frontend == "mel" else ResidualEncoder)(config)
         self.backend = GraphBackend(config)
         self.post_init()
+        self.leave_base_out()
 
     def freeze_frontend(self):
         """Excludes the wav2vec 2.0 encoder from training; its projection, encoder and graph remain trainable."""
@@ -203,6 +299,7 @@ class AasistForAudioClassification(AasistPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
+        self.leave_base_out()
 
     @classmethod
     def from_wav2vec2_pretrained(
@@ -222,18 +319,18 @@ class AasistForAudioClassification(AasistPreTrainedModel):
             `ValueError`: if the repository lacks any weight of the encoder.
         """
         encoder_config = Wav2Vec2Config.from_pretrained(wav2vec2_name_or_path, revision=revision, **QUIET_WAV2VEC2)
-        encoder, report = Wav2Vec2Model.from_pretrained(
-            wav2vec2_name_or_path, config=encoder_config, revision=revision, output_loading_info=True
-        )
-        # SpecAugment's vector serves pretraining alone; published fine-tuned encoders often leave it out.
-        missing = set(report["missing_keys"]) - {"masked_spec_embed"}
-        if missing or report["mismatched_keys"]:
-            raise ValueError(
-                f"{str(wav2vec2_name_or_path)!r} is no complete wav2vec 2.0 encoder: missing {sorted(missing)}, "
-                f"of another shape {sorted(report['mismatched_keys'])}."
-            )
+        encoder = load_encoder(wav2vec2_name_or_path, encoder_config, revision=revision)
+        if config_kwargs.get("lora") is not None:
+            config_kwargs["lora"] = {
+                **config_kwargs["lora"],
+                "base_model_name_or_path": os.fspath(wav2vec2_name_or_path),
+                "base_revision": getattr(encoder.config, "_commit_hash", None),
+                "base_sha256": encoder_digest(encoder.state_dict()),
+            }
         model = cls(AasistConfig(frontend="wav2vec2", wav2vec2_config=encoder_config, **config_kwargs))
-        model.aasist.frontend.wav2vec2.load_state_dict(encoder.state_dict())
+        targets = (model.config.lora or {}).get("target_modules", [])
+        state = {adapted_key(name, targets): value for name, value in encoder.state_dict().items()}
+        model.wav2vec2.load_state_dict(state, strict=not targets)  # the adapters are not in it
         return model
 
     def freeze_frontend(self):

@@ -166,7 +166,7 @@ def _load_model(
             ),  # or the search for an adapter ignores `cache_dir` and `local_files_only`
             **options,
         )
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{name}: the weights cannot be loaded: {error}") from error
     problems = [
         _listed(kind.replace("_keys", " tensors").replace("error_msgs", "errors"), info[kind])

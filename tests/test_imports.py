@@ -61,11 +61,15 @@ def test_travelling_code_is_self_contained(path):
     travelling = {
         "huggingface_hub",
         "numpy",
+        "peft",  # behind `is_peft_available()`
+        "safetensors",
         "torch",
         "transformers",
         "dataclasses",
-        "os",
+        "hashlib",
         "math",
+        "os",
+        "re",
         "typing",
         "collections",
     }

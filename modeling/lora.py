@@ -1,0 +1,161 @@
+"""Low-rank adapters in a frozen wav2vec 2.0, put there by peft, and detector repositories that leave the encoder out.
+
+Hu et al. 2021 (arXiv 2106.09685); for detectors of fake speech, arXiv 2502.10838. A checkpoint holds what was trained and
+names the encoder it was trained on, which is fetched, compared by its digest and put back on loading.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers.utils import is_peft_available
+
+
+if is_peft_available():
+    import peft
+
+
+# SpecAugment's vector serves pretraining alone; published encoders often leave it out.
+UNUSED = "masked_spec_embed"
+
+ADAPTER_FOLDER = "adapter"
+_MISSING_PEFT = "this model has low-rank adapters, which need peft: pip install peft"
+
+
+def _peft_config(lora: Mapping) -> "peft.LoraConfig":
+    return peft.LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["lora_alpha"],
+        lora_dropout=lora["lora_dropout"],
+        target_modules=lora["target_modules"],
+        base_model_name_or_path=lora["base_model_name_or_path"],
+        revision=lora["base_revision"],
+    )
+
+
+def add_lora(encoder: Wav2Vec2Model, lora: Mapping):
+    """
+    Puts an adapter beside each of the named projections of every layer; nothing else in the encoder will be trained.
+
+    Raises:
+        `ImportError`: without peft.
+    """
+    if not is_peft_available():
+        raise ImportError(_MISSING_PEFT)
+    encoder.requires_grad_(False)
+    peft.inject_adapter_in_model(_peft_config(lora), encoder)
+    for name, module in encoder.named_modules():
+        # peft has initialised them, B with zeros: transformers must not do it again with the encoder's own law. While
+        # a checkpoint is loaded they are on "meta" and unmarked, so that a missing one is reported.
+        if "lora_" in name and all(not parameter.is_meta for parameter in module.parameters()):
+            module._is_hf_initialized = True
+
+
+def is_adapter_key(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def adapted_key(name: str, targets: list[str]) -> str:
+    """What a parameter of the plain encoder is called once the adapters are in: `q_proj.weight` moves one level down."""
+    owner, _, leaf = name.rpartition(".")
+    adapted = ".attention." in name and owner.rpartition(".")[2] in targets
+    return f"{owner}.base_layer.{leaf}" if adapted else name
+
+
+def encoder_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values of a plain encoder's tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name != UNUSED:
+            digest.update(f"{name} {tuple(state[name].shape)}\n".encode())
+            digest.update(state[name].detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def load_encoder(name_or_path: str | os.PathLike, config: Wav2Vec2Config | dict, **hub_options) -> Wav2Vec2Model:
+    """
+    A wav2vec 2.0 encoder in float32, on the CPU.
+
+    Raises:
+        `ValueError`: if the repository lacks any weight of the encoder, or holds another architecture.
+        `OSError`: if it cannot be found or reached.
+    """
+    encoder, report = Wav2Vec2Model.from_pretrained(
+        name_or_path,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **hub_options,
+    )
+    missing = set(report["missing_keys"]) - {UNUSED}
+    if missing or report["mismatched_keys"]:
+        raise ValueError(
+            f"{str(name_or_path)!r} is no complete wav2vec 2.0 encoder of this size: missing {sorted(missing)[:8]}, of "
+            f"another shape {sorted(entry[0] for entry in report['mismatched_keys'])[:8]}."
+        )
+    return encoder
+
+
+def base_state(lora: Mapping, config: Wav2Vec2Config, **hub_options) -> dict[str, torch.Tensor]:
+    """
+    The tensors of the encoder that adapters were trained on, under the names they have beside the adapters.
+
+    Args:
+        lora (`Mapping`): Complete settings, with the encoder's name, revision and digest.
+        config (`Wav2Vec2Config`): Of the encoder.
+        hub_options: `token`, `cache_dir` and the like.
+
+    Raises:
+        `ValueError`: where another encoder is found than the one trained on, or none is named.
+        `OSError`: where it cannot be reached.
+    """
+    name = lora["base_model_name_or_path"]
+    if name is None:
+        raise ValueError(
+            "the checkpoint leaves its encoder out and does not name it: `lora['base_model_name_or_path']`."
+        )
+    try:
+        encoder = load_encoder(name, config, revision=lora["base_revision"] or "main", **hub_options)
+    except OSError as error:
+        raise OSError(
+            f"the detector needs the encoder it was trained on, {name!r} at {lora['base_revision'] or 'main'}, which cannot "
+            f"be had: {error}. If it lies elsewhere, pass `base_model=`."
+        ) from error
+    state = encoder.state_dict()
+    digest = encoder_digest(state)
+    if lora["base_sha256"] not in (None, digest):
+        raise ValueError(
+            f"{name!r} is not the encoder that these adapters were trained on: its digest is {digest[:16]}, theirs "
+            f"{lora['base_sha256'][:16]}. With another encoder the scores would be wrong."
+        )
+    return {adapted_key(key, lora["target_modules"]): value for key, value in state.items()}
+
+
+def save_adapter(encoder: nn.Module, lora: Mapping, folder: str | os.PathLike):
+    """Writes the adapters as peft does, to be put on the plain encoder by `PeftModel.from_pretrained`."""
+    os.makedirs(folder, exist_ok=True)
+    config = _peft_config(lora)
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    tensors = {
+        f"base_model.model.{name.replace('.default.', '.')}": value.detach().cpu().contiguous()
+        for name, value in encoder.state_dict().items()
+        if is_adapter_key(name)
+    }
+    save_file(tensors, os.path.join(folder, "adapter_model.safetensors"), metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def merge_lora(encoder: nn.Module):
+    """Adds every adapter to the projection it stands beside, takes it away, and frees the encoder for training."""
+    for name, module in list(encoder.named_modules()):
+        if hasattr(module, "base_layer"):
+            module.merge()
+            owner, _, leaf = name.rpartition(".")
+            setattr(encoder.get_submodule(owner), leaf, module.get_base_layer())
+    encoder.requires_grad_(True)
