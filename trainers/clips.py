@@ -1,0 +1,122 @@
+"""Rows of a corpus as the fixed-length, labelled waveforms that a detector trains on."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from spooftrace.audio import load_audio
+from spooftrace.trainers.samplers import Draw
+
+
+Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+class LabelError(ValueError):
+    """Rows with labels that the model does not have."""
+
+
+class ClipDataset(Dataset):
+    """
+    A map-style dataset of `{"input_values", "labels", "domain", "utterance_id"}`.
+
+    A bare number gives the beginning of a clip, as it is: evaluation. A [`Draw`] gives what is trained on, cropped and
+    altered as its seed tells.
+
+    Args:
+        rows: a `datasets.Dataset`, or any sequence of mappings with `audio` (a path, or a mapping with `bytes` or `path`),
+            `label` (a name, or its number) and `utterance_id`.
+        label2id: of the model's configuration.
+        label_names: what the numbers in `label` mean, where they are numbers.
+        num_samples: length of a training clip, at 16 kHz; shorter ones are repeated.
+        crop: of longer clips in training: from a random place, or from the beginning.
+        augment: alters whole clips before they are cropped.
+        domains: number of each row's domain, if there are any.
+
+    Raises:
+        LabelError: for labels that the model does not have, with their counts, before any audio is read.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        label2id: Mapping[str, int],
+        *,
+        label_names: Sequence[str] | None = None,
+        num_samples: int = 64_600,
+        crop: Literal["random", "start"] = "random",
+        augment: Augmentation | None = None,
+        domains: Sequence[int] | None = None,
+    ):
+        self.rows, self.num_samples, self.crop, self.augment, self.domains = rows, num_samples, crop, augment, domains
+        self.labels = _label_numbers(column(rows, "label"), label2id, label_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | Draw) -> dict[str, Any]:
+        index, seed = key if isinstance(key, Draw) else (key, None)
+        row = self.rows[int(index)]
+        waveform = load_audio(_source(row["audio"]))
+        if seed is None:
+            waveform = _fit(waveform, self.num_samples, 0.0)
+        else:
+            rng = np.random.default_rng(seed)
+            if self.augment is not None:
+                waveform = self.augment(waveform, rng)
+            waveform = _fit(waveform, self.num_samples, rng.random() if self.crop == "random" else 0.0)
+        example = {"input_values": waveform, "labels": self.labels[int(index)]}
+        example["utterance_id"] = str(row.get("utterance_id") or index)
+        if self.domains is not None:
+            example["domain"] = self.domains[int(index)]
+        return example
+
+
+def column(rows: Any, name: str) -> list:
+    """One column of a dataset or of a sequence of mappings, without reading audio."""
+    if hasattr(rows, "column_names"):
+        if name not in rows.column_names:
+            raise KeyError(f"the dataset has no column {name!r}; it has {', '.join(rows.column_names)}.")
+        return list(rows[name])
+    return [row[name] for row in rows]
+
+
+def _label_numbers(labels: list, label2id: Mapping[str, int], names: Sequence[str] | None) -> list[int]:
+    spelled = [names[label] if isinstance(label, int) and names is not None else label for label in labels]
+    unknown = {label for label in spelled if label not in label2id}
+    if unknown:
+        counts = ", ".join(f"{label!r} ({spelled.count(label)} rows)" for label in sorted(unknown, key=str))
+        raise LabelError(f"labels that the model does not have: {counts}; its own are {', '.join(label2id)}.")
+    return [label2id[label] for label in spelled]
+
+
+def _source(audio: Any) -> Any:
+    """What `load_audio` takes, from the spellings of `datasets`."""
+    if isinstance(audio, Mapping):
+        return audio["bytes"] if audio.get("bytes") is not None else Path(audio["path"])
+    return Path(audio) if isinstance(audio, (str, os.PathLike)) else audio
+
+
+def _fit(waveform: np.ndarray, num_samples: int, place: float) -> np.ndarray:
+    """`num_samples` of a waveform, from `place` in [0, 1) of where a crop may start; a shorter one is repeated."""
+    room = len(waveform) - num_samples
+    if room <= 0:
+        return np.resize(waveform, num_samples).astype(np.float32)
+    start = int(place * (room + 1))
+    return waveform[start : start + num_samples].astype(np.float32)
+
+
+def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Examples of equal length as a batch: `input_values` `[batch, num_samples]`, `labels` and `domain` `[batch]`."""
+    batch = {
+        "input_values": torch.from_numpy(np.stack([example["input_values"] for example in examples])),
+        "labels": torch.tensor([example["labels"] for example in examples]),
+        "utterance_id": [example["utterance_id"] for example in examples],
+    }
+    if "domain" in examples[0]:
+        batch["domain"] = torch.tensor([example["domain"] for example in examples])
+    return batch
