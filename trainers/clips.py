@@ -22,10 +22,10 @@ class LabelError(ValueError):
 
 class ClipDataset(Dataset):
     """
-    A map-style dataset of `{"input_values", "labels", "domain", "utterance_id"}`.
+    A map-style dataset of `{"input_values", "labels", "domain", "utterance_id", "seed"}`, the last for altered clips only.
 
-    A bare number gives the beginning of a clip, as it is: evaluation. A [`Draw`] gives what is trained on, cropped and
-    altered as its seed tells.
+    A bare number gives the beginning of a clip: evaluation. A [`Draw`] gives what is trained on, cropped and altered as
+    its seed tells.
 
     Args:
         rows: a `datasets.Dataset`, or any sequence of mappings with `audio` (a path, or a mapping with `bytes` or `path`),
@@ -35,10 +35,12 @@ class ClipDataset(Dataset):
         num_samples: length of a training clip, at 16 kHz; shorter ones are repeated.
         crop: of longer clips in training: from a random place, or from the beginning.
         augment: alters whole clips before they are cropped.
+        augment_eval: whether it alters clips that a bare number asks for, too, each always in the same way.
         domains: number of each row's domain, if there are any.
 
     Raises:
         LabelError: for labels that the model does not have, with their counts, before any audio is read.
+        KeyError: for rows without a label or audio.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class ClipDataset(Dataset):
         num_samples: int = 64_600,
         crop: Literal["random", "start"] = "random",
         augment: Augmentation | None = None,
+        augment_eval: bool = False,
         domains: Sequence[int] | None = None,
     ):
-        self.rows, self.num_samples, self.crop, self.augment, self.domains = rows, num_samples, crop, augment, domains
+        self.rows, self.num_samples, self.crop, self.domains = _undecoded(rows), num_samples, crop, domains
+        self.augment, self.augment_eval = augment, augment_eval
         self.labels = _label_numbers(column(rows, "label"), label2id, label_names)
 
     def __len__(self) -> int:
@@ -62,36 +66,58 @@ class ClipDataset(Dataset):
         index, seed = key if isinstance(key, Draw) else (key, None)
         row = self.rows[int(index)]
         waveform = load_audio(_source(row["audio"]))
-        if seed is None:
-            waveform = _fit(waveform, self.num_samples, 0.0)
-        else:
-            rng = np.random.default_rng(seed)
-            if self.augment is not None:
-                waveform = self.augment(waveform, rng)
-            waveform = _fit(waveform, self.num_samples, rng.random() if self.crop == "random" else 0.0)
-        example = {"input_values": waveform, "labels": self.labels[int(index)]}
+        rng = np.random.default_rng(int(index) if seed is None else seed)
+        if self.augment is not None and (seed is not None or self.augment_eval):
+            waveform = self.augment(waveform, rng)
+        place = rng.random() if seed is not None and self.crop == "random" else 0.0
+        example = {"input_values": _fit(waveform, self.num_samples, place), "labels": self.labels[int(index)]}
         example["utterance_id"] = str(row.get("utterance_id") or index)
+        if seed is not None or self.augment_eval:
+            example["seed"] = int(index) if seed is None else seed
         if self.domains is not None:
             example["domain"] = self.domains[int(index)]
         return example
 
 
 def column(rows: Any, name: str) -> list:
-    """One column of a dataset or of a sequence of mappings, without reading audio."""
+    """
+    One column of a dataset or of a sequence of mappings, without reading audio.
+
+    Raises:
+        KeyError: where there is none, or not in every row.
+    """
     if hasattr(rows, "column_names"):
         if name not in rows.column_names:
             raise KeyError(f"the dataset has no column {name!r}; it has {', '.join(rows.column_names)}.")
         return list(rows[name])
+    lacking = sum(name not in row for row in rows)
+    if lacking:
+        known = ", ".join(sorted({key for row in rows for key in row}))
+        raise KeyError(f"{lacking} of {len(rows)} rows have no {name!r}; there are {known}.")
     return [row[name] for row in rows]
 
 
+def spelled_labels(labels: Sequence[Any], names: Sequence[str] | None) -> list:
+    """Labels by their names. A number that stands for none, such as the -1 of unlabelled sets, stays as it is."""
+    known = names or ()
+    return [known[label] if isinstance(label, int) and 0 <= label < len(known) else label for label in labels]
+
+
 def _label_numbers(labels: list, label2id: Mapping[str, int], names: Sequence[str] | None) -> list[int]:
-    spelled = [names[label] if isinstance(label, int) and names is not None else label for label in labels]
+    spelled = spelled_labels(labels, names)
     unknown = {label for label in spelled if label not in label2id}
     if unknown:
         counts = ", ".join(f"{label!r} ({spelled.count(label)} rows)" for label in sorted(unknown, key=str))
         raise LabelError(f"labels that the model does not have: {counts}; its own are {', '.join(label2id)}.")
     return [label2id[label] for label in spelled]
+
+
+def _undecoded(rows: Any) -> Any:
+    """A dataset that hands out files instead of samples, which `load_audio` reads without torchcodec."""
+    feature = (getattr(rows, "features", None) or {}).get("audio")
+    if getattr(feature, "decode", False):
+        return rows.cast_column("audio", type(feature)(decode=False))
+    return rows
 
 
 def _source(audio: Any) -> Any:
@@ -111,12 +137,18 @@ def _fit(waveform: np.ndarray, num_samples: int, place: float) -> np.ndarray:
 
 
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Examples of equal length as a batch: `input_values` `[batch, num_samples]`, `labels` and `domain` `[batch]`."""
+    """
+    Examples of equal length as a batch: `input_values` `[batch, num_samples]`, `labels` and `domain` `[batch]`.
+
+    `utterance_id`, and `seed` of clips that may be altered further, are lists.
+    """
     batch = {
         "input_values": torch.from_numpy(np.stack([example["input_values"] for example in examples])),
         "labels": torch.tensor([example["labels"] for example in examples]),
         "utterance_id": [example["utterance_id"] for example in examples],
     }
+    if "seed" in examples[0]:
+        batch["seed"] = [example["seed"] for example in examples]
     if "domain" in examples[0]:
         batch["domain"] = torch.tensor([example["domain"] for example in examples])
     return batch

@@ -1,19 +1,28 @@
 """Empirical risk minimisation: a detector on labelled clips, as any `transformers.Trainer`."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import RemoveColumnsCollator
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, RemoveColumnsCollator, TrainOutput
 
 from spooftrace.metrics import eer
+from spooftrace.trainers.batch_norm import BatchNormStatistics
+from spooftrace.trainers.checkpoints import Interruption, last_checkpoint
 from spooftrace.trainers.clips import Augmentation, ClipDataset, collate
 from spooftrace.trainers.detection_config import DetectionConfig
+from spooftrace.trainers.device_augmentation import DeviceAugmentation, DeviceAugmentationConfig
+from spooftrace.trainers.mldg import average_over_processes
 from spooftrace.trainers.rawboost import RawBoost
 from spooftrace.trainers.samplers import SeededRandomSampler
 
@@ -22,15 +31,23 @@ class NonFiniteLossError(RuntimeError):
     """A loss that is NaN or infinite; the batch's utterance ids are in a file that the message names."""
 
 
-class _EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch. The way through accelerate's wrappers ends early in a resumed, distributed run."""
+class _Epochs(TrainerCallback):
+    """
+    Tells the sampler its epoch, and the trainer when one is over.
+
+    The way through accelerate's wrappers to the sampler ends early in a resumed, distributed run.
+    """
 
     def __init__(self, trainer: "DetectionTrainer"):
         self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.epoch_is_over = False
         if self.trainer.sampler is not None:
             self.trainer.sampler.set_epoch(int(state.epoch))
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer.epoch_is_over = True
 
 
 class DetectionTrainer(Trainer):
@@ -41,6 +58,10 @@ class DetectionTrainer(Trainer):
     trainer = DetectionTrainer(model, DetectionConfig("out"), train_dataset=train, eval_dataset={"dev": dev})
     ```
 
+    Interrupted by Ctrl-C, it finishes its step, saves a checkpoint and raises `KeyboardInterrupt`. Resumed from that one or
+    any other, `train(resume_from_checkpoint=True)`, it ends with the same parameters as without the interruption, on the
+    CPU to the bit; a checkpoint that `kill -9` has cut short is passed over.
+
     Args:
         model: an audio classifier that takes `input_values`, `[batch, num_samples]`.
         args: see [`DetectionConfig`].
@@ -48,14 +69,17 @@ class DetectionTrainer(Trainer):
             evaluation sets as a mapping of names.
         processing_class: the feature extractor, saved beside the model.
         augment: alters training clips, instead of what `args.rawboost` names.
+        augment_batch: alters training batches on the device, `[batch, num_samples]` with the seed of each clip, instead of
+            what `args.device_augmentation` names.
         kwargs: of `transformers.Trainer`.
 
     Raises:
         LabelError: for labels outside the model's.
-        ValueError: for class weights of other labels.
+        ValueError: for class weights of other labels, and where `metric_for_best_model` names nothing that the evaluation
+            sets give.
     """
 
-    loss_is_scaled_for_ga = False  # the loss is a mean over the batch: the Trainer divides it
+    loss_is_scaled_for_ga = True  # by the weights of all the clips of a step
 
     def __init__(
         self,
@@ -66,6 +90,7 @@ class DetectionTrainer(Trainer):
         eval_dataset: Any | Mapping[str, Any] | None = None,
         processing_class: Any = None,
         augment: Augmentation | None = None,
+        augment_batch: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         **kwargs: Any,
@@ -74,25 +99,36 @@ class DetectionTrainer(Trainer):
         self.label2id = {label: int(index) for label, index in model.config.label2id.items()}
         self.class_weights = _weights(args.class_weights, self.label2id)
         self.augment = augment if augment is not None else RawBoost(args.rawboost) if args.rawboost else None
+        self.augment_batch = augment_batch
+        if augment_batch is None and args.device_augmentation:
+            self.augment_batch = DeviceAugmentation(DeviceAugmentationConfig.of(args.device_augmentation))
         self.sampler: SeededRandomSampler | None = None
+        self.interruption, self.epoch_is_over = Interruption(), False
+        self._saved_step = -1
+        self._statistics: BatchNormStatistics | None = None
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        eval_clips = self._prepare_eval(eval_dataset, args)
+        if compute_metrics is None:
+            _check_best_metric(args, eval_clips)
         super().__init__(
             model,
             args,
             data_collator=collate,
             train_dataset=None if train_dataset is None else self.prepare_train(train_dataset, args),
-            eval_dataset=self._prepare_eval(eval_dataset, args),
+            eval_dataset=eval_clips,
             processing_class=processing_class,
             compute_metrics=compute_metrics or self.error_rates,
             preprocess_logits_for_metrics=_logits_alone,
             callbacks=callbacks,
             **kwargs,
         )
-        self.add_callback(_EpochOfSampler(self))
+        self.add_callback(_Epochs(self))
+
+    # Data
 
     def prepare_train(self, rows: Any, args: DetectionConfig) -> ClipDataset:
         """The training rows as clips."""
@@ -106,8 +142,8 @@ class DetectionTrainer(Trainer):
         )
 
     def _prepare_eval(self, rows: Any, args: DetectionConfig) -> Any:
-        if rows is None:
-            return None
+        if rows is None or isinstance(rows, (str, ClipDataset)):  # a name among several sets
+            return rows
         if isinstance(rows, Mapping):
             return {name: self._prepare_eval(part, args) for name, part in rows.items()}
         return ClipDataset(
@@ -115,8 +151,15 @@ class DetectionTrainer(Trainer):
             self.label2id,
             label_names=label_names(rows),
             num_samples=args.num_samples,
-            augment=self.augment if args.augment_eval else None,
+            augment=self.augment,
+            augment_eval=args.augment_eval,
         )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        return super().get_eval_dataloader(self._prepare_eval(eval_dataset, self.args))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return super().get_test_dataloader(self._prepare_eval(test_dataset, self.args))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededRandomSampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -127,11 +170,35 @@ class DetectionTrainer(Trainer):
         collator = super()._get_collator_with_removed_columns(data_collator, description)
         return collator.data_collator if isinstance(collator, RemoveColumnsCollator) else collator
 
-    def mean_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy in at least float32, with class weights their weighted mean, `[]`."""
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        seeds = inputs.pop("seed", None)  # evaluation clips have none, unless they are to be altered
+        if self.augment_batch is not None and seeds is not None:
+            inputs["input_values"] = self.augment_batch(inputs["input_values"], seeds)
+        return inputs
+
+    # Loss
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of each clip in at least float32, times its class weight, and the weights, both `[batch]`."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        weights = None if self.class_weights is None else self.class_weights.to(logits)
-        return F.cross_entropy(logits, labels, weight=weights)
+        weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights.to(logits)
+        losses = F.cross_entropy(
+            logits, labels, weight=weights, reduction="none", label_smoothing=self.args.label_smoothing_factor
+        )
+        return losses, weights[labels]
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | None]:
+        """The batches of one step, and the weight of all their clips over all processes, `[]`."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        labels = torch.cat([batch["labels"] for batch in batches]).to(device)
+        weights = torch.ones(len(self.label2id)) if self.class_weights is None else self.class_weights
+        total = weights.to(device)[labels].sum()
+        return batches, average_over_processes([total])[0] * self.args.world_size
 
     def compute_loss(
         self,
@@ -140,12 +207,33 @@ class DetectionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The loss of one batch."""
+        """
+        A batch's share in the loss of its step, or, in evaluation, its own (weighted) mean.
+
+        Args:
+            num_items_in_batch: the weight of all clips of the step, from `get_batch_samples`.
+        """
         outputs = model(input_values=inputs["input_values"])
-        loss = self.mean_loss(outputs.logits, inputs["labels"])
+        losses, weights = self.losses(outputs.logits, inputs["labels"])
+        if not model.training or num_items_in_batch is None:
+            loss = losses.sum() / weights.sum()
+        else:  # the gradients of several processes are averaged
+            loss = losses.sum() * self.args.world_size / num_items_in_batch
         if model.training:
+            if self._statistics is not None:
+                self._statistics.keep()
             self.require_finite(loss, inputs)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        if not self.args.activation_checkpointing:
+            return super().training_step(model, inputs, num_items_in_batch)
+        self._statistics = BatchNormStatistics(model)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._statistics.restore()
+        return loss
 
     def require_finite(self, loss: torch.Tensor, inputs: Mapping[str, Any]) -> None:
         """
@@ -162,37 +250,135 @@ class DetectionTrainer(Trainer):
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         raise NonFiniteLossError(
             f"the loss is {loss.tolist()} at step {self.state.global_step}; the clips of this batch are listed in {path}. "
-            "Look at them, lower the learning rate, or train in float32; earlier checkpoints are whole."
+            "Look at them, lower the learning rate, or train in float32, from an earlier checkpoint on."
         )
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The cycle that `args.cycle_steps` asks for, or what `args.lr_scheduler_type` names."""
+        if self.args.cycle_steps is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        low = self.args.minimum_learning_rate / self.args.learning_rate
+        triangle = partial(_triangle, low=low, steps=self.args.cycle_steps)
+        self.lr_scheduler = LambdaLR(optimizer if optimizer is not None else self.optimizer, triangle)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Evaluation and logs
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in transformers; the randomness of training goes on as if there had been no evaluation."""
+        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed for its workers
+            return super().evaluate(*args, **kwargs)
+
     def error_rates(self, prediction: EvalPrediction) -> dict[str, float]:
-        """EER of the log-odds of bona fide, and accuracy where they are compared with 0; nothing for one class alone."""
+        """
+        Of all clips of a set: loss, EER of the log-odds of bona fide, and accuracy where they are compared with 0.
+
+        No EER where all clips have one label.
+        """
         logits, labels = prediction.predictions.astype(np.float64), prediction.label_ids
         genuine = self.label2id["bonafide"]
         others = np.delete(logits, genuine, axis=1)
         scores = logits[:, genuine] - np.logaddexp.reduce(others, axis=1)
         bonafide, spoof = scores[labels == genuine], scores[labels != genuine]
-        metrics = {"accuracy": float(((scores > 0) == (labels == genuine)).mean())}
+        losses, weights = self.losses(torch.from_numpy(logits), torch.from_numpy(labels))
+        # Under this name it takes the place of the Trainer's mean over batches, which class weights would make depend
+        # on their size.
+        metrics = {"loss": float(losses.sum() / weights.sum())}
+        metrics["accuracy"] = float(((scores > 0) == (labels == genuine)).mean())
         if len(bonafide) and len(spoof):
             metrics["eer"] = eer(bonafide, spoof).eer
         return metrics
 
     def note(self, name: str, value: torch.Tensor) -> None:
-        """Averages a value over the steps until the next log entry."""
+        """Averages a value over the steps until the next log entry, and over the processes."""
         self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._counts[name] = self._counts.get(name, 0) + 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs |= {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        if "loss" in logs and self._sums:
+            means = [total / self._counts[name] for name, total in self._sums.items()]
+            logs |= {name: float(mean) for name, mean in zip(self._sums, average_over_processes(means), strict=True)}
             self._sums, self._counts = {}, {}
         super().log(logs, start_time)
+
+    # Checkpoints and interruption
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """
+        As in transformers; `True` resumes from the last checkpoint that is whole.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, when a checkpoint has been saved.
+            NonFiniteLossError: see there.
+            ValueError: for `True` where there is no whole checkpoint.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
+        if resume_from_checkpoint:
+            resume_from_checkpoint = str(resume_from_checkpoint)
+        self._saved_step, self._sums, self._counts = -1, {}, {}
+        with self.interruption:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # The state is written last: as long as it is missing, the checkpoint is not whole.
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+        self._saved_step = self.state.global_step
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # what follows is the state, by the first process
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
+    ):
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        # A run resumed at the end of an epoch starts with the next one: what belongs to the end has to come first.
+        if self.state.epoch == int(self.state.epoch) and not self.epoch_is_over:
+            return
+        if self.interruption.is_wished(self.args.device):
+            if self._saved_step != self.state.global_step:
+                self._save_checkpoint(model, trial)
+            raise KeyboardInterrupt(
+                f"interrupted after step {self.state.global_step}; a checkpoint lies in {self.args.output_dir}"
+            )
 
 
 def label_names(rows: Any) -> list[str] | None:
     """What the numbers in a dataset's label column mean; `None` where it holds the names themselves."""
     features = getattr(rows, "features", None) or {}
     return getattr(features.get("label"), "names", None)
+
+
+def _check_best_metric(args: DetectionConfig, eval_clips: ClipDataset | Mapping[str, ClipDataset] | None) -> None:
+    """
+    Completes a bare metric where there is one evaluation set, and holds its name against what evaluation will give.
+
+    Raises:
+        ValueError: for a metric that will not be there, with the clips of each label where it is an EER.
+    """
+    if eval_clips is None or args.metric_for_best_model is None or args.eval_strategy == "no":
+        return
+    several = isinstance(eval_clips, Mapping)
+    sets = {f"{name}_": clips for name, clips in eval_clips.items()} if several else {"": eval_clips}
+    known = {f"{prefix}{metric}": clips for prefix, clips in sets.items() for metric in ("eer", "loss", "accuracy")}
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if len(sets) == 1 and name not in known and f"{next(iter(sets))}{name}" in known:
+        name = args.metric_for_best_model = f"{next(iter(sets))}{name}"
+    if name not in known:
+        raise ValueError(f"`metric_for_best_model` is one of {', '.join(known)}, got {args.metric_for_best_model!r}.")
+    counts = Counter(known[name].labels)
+    if name.endswith("eer") and len(counts) < 2:
+        raise ValueError(
+            f"{name!r} is no measure of a set with one label alone ({sum(counts.values())} clips of it): give "
+            "`eval_dataset` both, or `metric_for_best_model` another name."
+        )
 
 
 def _weights(weights: Mapping[str, float] | None, label2id: Mapping[str, int]) -> torch.Tensor | None:
@@ -208,3 +394,9 @@ def _weights(weights: Mapping[str, float] | None, label2id: Mapping[str, int]) -
 
 def _logits_alone(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     return logits[0] if isinstance(logits, tuple) else logits
+
+
+def _triangle(step: int, low: float, steps: int) -> float:
+    """From `low` to 1 and back in `steps` steps, again and again."""
+    place = (step % steps) / steps
+    return low + (1 - low) * (1 - abs(2 * place - 1))

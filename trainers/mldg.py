@@ -84,7 +84,9 @@ def meta_step(
     before = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for parameter, gradient in zip(parameters, train_gradients, strict=True):
-            parameter.sub_(inner_update(gradient / factor, learning_rate, optimizer))
+            if factor is not None:  # too large a scale is for the scaler to notice, not for the meta-test pass
+                gradient = torch.nan_to_num(gradient / factor, nan=0.0, posinf=0.0, neginf=0.0)
+            parameter.sub_(inner_update(gradient, learning_rate, optimizer))
     try:
         test_losses = losses_of(test_domains)
         test_gradients, _ = _gradients(test_losses.mean(), parameters, scale)
@@ -93,8 +95,9 @@ def meta_step(
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
     for parameter, train, test in zip(parameters, train_gradients, test_gradients, strict=True):
-        gradient = weight * (train + beta * test)
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if parameter.grad is None:  # laid out as the parameter, which fused optimisers rely on; a gradient may not be
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.add_(train, alpha=weight).add_(test, alpha=weight * beta)
     domain_losses = train_losses.new_empty(len(train_domains) + len(test_domains)).detach()
     domain_losses[train_domains], domain_losses[test_domains] = train_losses.detach(), test_losses.detach()
     return MetaStep(train_losses.mean().detach(), test_losses.mean().detach(), domain_losses)
@@ -102,15 +105,15 @@ def meta_step(
 
 def _gradients(
     loss: torch.Tensor, parameters: Sequence[nn.Parameter], scale: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
     """
-    Gradients of a loss, averaged over the processes, and by how much they are scaled.
+    Gradients of a loss, averaged over the processes, and by how much they are scaled, if they are.
 
     `torch.autograd.grad` passes the hooks by with which DistributedDataParallel would wait for parameters that the loss
     does not reach.
     """
     scaled = scale(loss)
-    factor = (scaled.detach() / loss.detach()) if scaled is not loss else 1.0
+    factor = None if scaled is loss else scale(torch.ones_like(loss))
     gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
     gradients = [
         torch.zeros_like(parameter) if gradient is None else gradient

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spooftrace.trainers.detection_config import DetectionConfig
+from spooftrace.trainers.detection_config import DetectionConfig, check_choices
 
 
 @dataclass
@@ -36,10 +36,8 @@ class MLDGConfig(DetectionConfig):
             Which forward passes update the running statistics: `"meta-train"`, those at the parameters that are kept;
             `"both"`; or `"frozen"`, none, and the statistics are used for normalisation in training, too. DomainBed never
             updates them, which leaves a back-end that is trained from scratch with its initial ones.
-        minimum_learning_rate (`float`, *optional*, defaults to 1e-7): Where the cycle of the learning rate begins and ends.
         learning_rate (`float`, *optional*, defaults to 1e-5): The middle of the cycle.
-        cycle_steps (`int`, *optional*, defaults to 4000):
-            Steps of a whole cycle, a straight way up and down. Not given; PyTorch's default, 2,000 each way.
+        cycle_steps (`int`, *optional*, defaults to 4000): Not given; PyTorch's default, 2,000 steps each way.
     """
 
     domain_column: str = field(default="attack_id", metadata={"help": "The column whose values are the domains."})
@@ -52,9 +50,8 @@ class MLDGConfig(DetectionConfig):
     batch_norm: Literal["meta-train", "both", "frozen"] = field(
         default="meta-train", metadata={"help": "Which forward passes update the running statistics."}
     )
-    minimum_learning_rate: float = field(default=1e-7, metadata={"help": "Where the cycle begins and ends."})
-    cycle_steps: int = field(default=4000, metadata={"help": "Steps of a whole cycle of the learning rate."})
 
+    cycle_steps: int | None = field(default=4000, metadata={"help": "Steps of a whole cycle of the learning rate."})
     learning_rate: float = field(default=1e-5, metadata={"help": "The middle of the cycle."})
     early_stopping_patience: int | None = field(
         default=10, metadata={"help": "Evaluations without improvement after which training ends."}
@@ -62,13 +59,13 @@ class MLDGConfig(DetectionConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_meta_test_domains < 1 or self.clips_per_domain < 1 or self.cycle_steps < 2:
+        check_choices(self, "inner_optimizer", "batch_norm")
+        if self.num_meta_test_domains < 1 or self.clips_per_domain < 1:
             raise ValueError(
-                "`num_meta_test_domains` and `clips_per_domain` are at least 1 and `cycle_steps` at least 2, got "
-                f"{self.num_meta_test_domains}, {self.clips_per_domain} and {self.cycle_steps}."
+                "`num_meta_test_domains` and `clips_per_domain` are at least 1, got "
+                f"{self.num_meta_test_domains} and {self.clips_per_domain}."
             )
-        if not 0 <= self.minimum_learning_rate <= self.learning_rate:
+        if not (self.beta >= 0 and self.inner_learning_rate >= 0):
             raise ValueError(
-                f"`minimum_learning_rate` lies between 0 and `learning_rate`, got {self.minimum_learning_rate} and "
-                f"{self.learning_rate}."
+                f"`beta` and `inner_learning_rate` are at least 0, got {self.beta} and {self.inner_learning_rate}."
             )

@@ -8,13 +8,13 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import TrainOutput
 
 from spooftrace.data_scripts.rows import Row
 from spooftrace.data_scripts.sampling import partition_bonafide
-from spooftrace.trainers.clips import ClipDataset, collate, column
+from spooftrace.trainers.batch_norm import BatchNormStatistics
+from spooftrace.trainers.clips import ClipDataset, collate, column, spelled_labels
 from spooftrace.trainers.detection_trainer import DetectionTrainer, label_names
 from spooftrace.trainers.mldg import average_over_processes, meta_step, split_domains
 from spooftrace.trainers.mldg_config import MLDGConfig
@@ -25,11 +25,11 @@ class MLDGTrainer(DetectionTrainer):
     """
     Trains a detector so that a step on some attacks helps on others; see `spooftrace.trainers.mldg`.
 
-    Every batch holds all domains. Under gradient accumulation whole meta-steps are accumulated, each with a split of its
-    own. Logged beside what the Trainer logs: `meta_train_loss`, `meta_test_loss` and `domain_loss/NAME`.
+    Every batch holds all domains. Under gradient accumulation the gradients of whole meta-steps are averaged, each at the
+    same parameters and with a split of its own: n parts of m clips are not one part of n * m clips. Logged beside what the Trainer logs: `meta_train_loss`, `meta_test_loss` and `domain_loss/NAME`.
 
     Args:
-        model, args, train_dataset, eval_dataset, processing_class, augment, kwargs: as for [`DetectionTrainer`], with
+        model, args, train_dataset, eval_dataset, processing_class, augment, augment_batch, kwargs: as for [`DetectionTrainer`], with
             [`MLDGConfig`]; training rows also have the column of the domains.
 
     Raises:
@@ -73,6 +73,8 @@ class MLDGTrainer(DetectionTrainer):
             balanced=self.args.balance_labels,
             processes=self.args.world_size,
             seed=self.args.seed,
+            domain_names=self.domain_names,
+            label_names=sorted(self.label2id, key=self.label2id.__getitem__),
         )
 
     def get_train_dataloader(self) -> DataLoader:
@@ -88,6 +90,7 @@ class MLDGTrainer(DetectionTrainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
         )
         return prepare_data_loader(
             loader,
@@ -99,14 +102,9 @@ class MLDGTrainer(DetectionTrainer):
             dispatch_batches=False,
         )
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        """The triangle of the paper, from the minimum to the full learning rate and back."""
-        if self.lr_scheduler is None:
-            low, steps = self.args.minimum_learning_rate / self.args.learning_rate, self.args.cycle_steps
-            triangle = partial(_triangle, low=low, steps=steps)
-            self.lr_scheduler = LambdaLR(optimizer if optimizer is not None else self.optimizer, triangle)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        self._micro_step = (-1, 0)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -117,10 +115,12 @@ class MLDGTrainer(DetectionTrainer):
         # The bare model: both gradients are averaged over the processes by hand, the first before the inner step.
         bare, scaler = self.accelerator.unwrap_model(model), self.accelerator.scaler
         split = split_domains(len(self.domain_names), args.num_meta_test_domains, self._next_generator())
-        statistics = _BatchNormStatistics(bare, args.batch_norm)
+        statistics = BatchNormStatistics(bare)
+        if args.batch_norm == "frozen":
+            statistics.freeze()
         step = meta_step(
             [parameter for parameter in bare.parameters() if parameter.requires_grad],
-            partial(self._domain_losses, bare, inputs, statistics, split[1]),
+            partial(self._domain_losses, bare, inputs, statistics, split[1], self._mean_weights(inputs)),
             split,
             beta=args.beta,
             learning_rate=args.inner_learning_rate,
@@ -128,12 +128,28 @@ class MLDGTrainer(DetectionTrainer):
             weight=1 / self.current_gradient_accumulation_steps,
             **({} if scaler is None else {"scale": scaler.scale}),
         )
-        statistics.settle()
+        self._share_statistics(statistics)
         self.note("meta_train_loss", step.train_loss)
         self.note("meta_test_loss", step.test_loss)
         for name, loss in zip(self.domain_names, step.domain_losses, strict=True):
             self.note(f"domain_loss/{name}", loss)
         return (step.train_loss + args.beta * step.test_loss) / self.current_gradient_accumulation_steps
+
+    def _mean_weights(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """The weight of each domain's clips, as a mean over the processes, `[num_domains]`."""
+        numbers, labels = inputs["domain"], inputs["labels"]
+        weights = torch.ones(len(self.label2id)) if self.class_weights is None else self.class_weights
+        sums = torch.zeros(len(self.domain_names), device=labels.device)
+        sums.index_add_(0, numbers, weights.to(labels.device)[labels])
+        return sums if self.class_weights is None else average_over_processes([sums])[0]
+
+    def _share_statistics(self, statistics: BatchNormStatistics) -> None:
+        """Undoes what was not to move the running statistics, and takes their mean over the processes."""
+        statistics.restore()
+        if self.args.batch_norm != "frozen":
+            moved = [buffer for buffer in statistics.buffers if buffer.is_floating_point()]
+            for buffer, value in zip(moved, average_over_processes(moved), strict=True):
+                buffer.copy_(value)
 
     def _next_generator(self) -> torch.Generator:
         """The same split of the domains on every process, and again after a resumption."""
@@ -146,48 +162,23 @@ class MLDGTrainer(DetectionTrainer):
         self,
         model: nn.Module,
         inputs: dict[str, Any],
-        statistics: "_BatchNormStatistics",
+        statistics: BatchNormStatistics,
         meta_test: torch.Tensor,
+        weights: torch.Tensor,
         domains: torch.Tensor,
     ) -> torch.Tensor:
-        """Mean loss of each of the domains, `[len(domains)]`, by a forward pass over their clips."""
-        if domains is meta_test:
-            statistics.keep()
+        """(Weighted) mean loss of each of the domains, `[len(domains)]`, by a forward pass over their clips."""
         chosen = torch.isin(inputs["domain"], domains.to(inputs["domain"].device))
         numbers, labels = inputs["domain"][chosen], inputs["labels"][chosen]
+        statistics.restore()
         with self.compute_loss_context_manager():
             logits = model(input_values=inputs["input_values"][chosen]).logits
-        losses = torch.stack([self.mean_loss(logits[numbers == d], labels[numbers == d]) for d in domains.tolist()])
+        if domains is not meta_test or self.args.batch_norm == "both":
+            statistics.keep()
+        of_clips, _ = self.losses(logits, labels)
+        losses = torch.stack([of_clips[numbers == domain].sum() / weights[domain] for domain in domains.tolist()])
         self.require_finite(losses, inputs)
         return losses
-
-
-class _BatchNormStatistics:
-    """Which passes of a meta-step move the running statistics; see `MLDGConfig.batch_norm`."""
-
-    def __init__(self, model: nn.Module, policy: str):
-        self.layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        self.policy = policy
-        self._kept: list[torch.Tensor] = []
-        if policy == "frozen":
-            for layer in self.layers:
-                layer.eval()
-
-    def _buffers(self) -> list[torch.Tensor]:
-        return [buffer for layer in self.layers for buffer in layer.buffers()]
-
-    def keep(self) -> None:
-        """Remembers what the meta-test pass must not change, its backward pass under checkpointing included."""
-        if self.policy == "meta-train":
-            self._kept = [buffer.clone() for buffer in self._buffers()]
-
-    def settle(self) -> None:
-        """Undoes what was not wanted, and takes the mean of the statistics over the processes."""
-        for buffer, value in zip(self._buffers(), self._kept, strict=False):
-            buffer.copy_(value)
-        statistics = [buffer for buffer in self._buffers() if buffer.is_floating_point()]
-        for buffer, value in zip(statistics, average_over_processes(statistics), strict=True):
-            buffer.copy_(value)
 
 
 def domains_of(rows: Any, name: str, seed: int) -> list[str]:
@@ -200,8 +191,7 @@ def domains_of(rows: Any, name: str, seed: int) -> list[str]:
         KeyError: for an unknown column.
         DomainError: for spoofs without a value.
     """
-    values, labels, names = column(rows, name), column(rows, "label"), label_names(rows)
-    spelled = [names[label] if isinstance(label, int) and names else label for label in labels]
+    values, spelled = column(rows, name), spelled_labels(column(rows, "label"), label_names(rows))
     homeless = sum(value is None and label != "bonafide" for value, label in zip(values, spelled, strict=True))
     if homeless:
         raise DomainError(f"{homeless} spoofs of {len(spelled)} rows have no {name!r}: name it, or leave them out.")
@@ -223,9 +213,3 @@ def domains_of(rows: Any, name: str, seed: int) -> list[str]:
 def _identities(rows: Any, size: int) -> list[str]:
     names = rows.column_names if hasattr(rows, "column_names") else (rows[0] if size else ())
     return column(rows, "utterance_id") if "utterance_id" in names else [f"{index:09}" for index in range(size)]
-
-
-def _triangle(step: int, low: float, steps: int) -> float:
-    """From `low` to 1 and back in `steps` steps, again and again."""
-    place = (step % steps) / steps
-    return low + (1 - low) * (1 - abs(2 * place - 1))

@@ -6,6 +6,8 @@ impulsive signal-dependent noise, and stationary signal-independent noise. With 
 those of the public implementation, one by one; with a `Generator` they have the same laws and come faster.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,7 @@ import scipy.fft
 Draws = np.random.Generator | np.random.RandomState
 
 NYQUIST_MARGIN = 0.001  # Hz by which band edges stay inside the spectrum
-RESPONSE_SIZE = 1024  # points of the frequency responses; a filter of five bands has at most 505 taps
+FREQUENCIES = 512  # from 0 Hz on, below half the sampling rate, on which a filter's gain is measured
 BLOCK = 4096  # of the overlap-save convolution, which stays in the processor's cache
 
 
@@ -71,24 +73,33 @@ class RawBoost:
             raise ValueError(f"`algorithm` is 0 to 8, got {self.algorithm!r}.")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"`probability` lies in [0, 1], got {self.probability!r}.")
+        if not 0 <= self.max_impulses <= 100:
+            raise ValueError(f"`max_impulses` is a percentage, 0 to 100, got {self.max_impulses!r}.")
+        if self.num_bands < 1 or self.num_harmonics < 1:
+            raise ValueError(f"no filter without bands and harmonics, got {self.num_bands} and {self.num_harmonics}.")
+        if not 2 <= self.min_taps <= self.max_taps:
+            raise ValueError(
+                f"a notch has 2 taps or more, `max_taps` at most: got {self.min_taps} and {self.max_taps}."
+            )
         longest = self.num_bands * self.max_taps + 1
-        if longest > RESPONSE_SIZE:
-            raise ValueError(f"filters of up to {longest} taps are longer than {RESPONSE_SIZE}: lower `max_taps`.")
+        if longest > 2 * FREQUENCIES:
+            raise ValueError(f"filters of up to {longest} taps are longer than {2 * FREQUENCIES}: lower `max_taps`.")
 
     def __call__(self, waveform: np.ndarray, rng: Draws) -> np.ndarray:
         """
         An altered copy of a whole clip; published systems crop it afterwards.
 
         Args:
-            waveform: `[num_samples]`, in [-1, 1].
+            waveform: floating-point `[num_samples]`, in [-1, 1].
             rng: where all randomness comes from.
 
         Returns:
             float32 `[num_samples]`; the stationary noise may lift peaks a little above 1.
+
+        Raises:
+            ValueError: for more than one channel, integers, or samples that are not finite.
         """
-        waveform = np.asarray(waveform, dtype=np.float32)
-        if waveform.ndim != 1:
-            raise ValueError(f"`waveform` is mono, [num_samples], got the shape {waveform.shape}.")
+        waveform = _checked(waveform)
         if self.algorithm == 0 or not len(waveform):
             return waveform.copy()
         if self.probability < 1 and rng.uniform() >= self.probability:
@@ -101,17 +112,13 @@ class RawBoost:
 
     def convolutive(self, waveform: np.ndarray, rng: Draws) -> np.ndarray:
         """Powers of the waveform, each through a random notch filter; the higher ones lie lower."""
-        filters = []
-        low, high = self.min_gain, self.max_gain
-        for harmonic in range(self.num_harmonics):
-            if harmonic == 1:  # once, not for every power: as published
-                low, high = low - self.min_nonlinear_loss, high - self.max_nonlinear_loss
-            filters.append(self.notch_filter(rng, low, high))
-        powers = [waveform]
-        while len(powers) < self.num_harmonics:
-            powers.append(powers[-1] * waveform)
-        output = _filter_and_add(powers, filters)
-        return _limited(output - output.mean(dtype=np.float64).astype(np.float32))
+        linear = (self.min_gain, self.max_gain)
+        # The losses count once, not for every power: as published.
+        higher = (self.min_gain - self.min_nonlinear_loss, self.max_gain - self.max_nonlinear_loss)
+        filters = self.notch_filters(rng, [linear] + [higher] * (self.num_harmonics - 1))
+        output = _powers_filtered(waveform, filters)
+        output -= output.mean(dtype=np.float64)
+        return _limited(output)
 
     def impulsive(self, waveform: np.ndarray, rng: Draws) -> np.ndarray:
         """Impulses at random samples, in proportion to the waveform there."""
@@ -128,47 +135,49 @@ class RawBoost:
             noise = rng.normal(0, 1, len(waveform)).astype(np.float32)
         else:
             noise = rng.standard_normal(len(waveform), dtype=np.float32)
-        noise = _filter_and_add([noise], [self.notch_filter(rng, self.min_gain, self.max_gain)])
+        noise = _powers_filtered(noise, self.notch_filters(rng, [(self.min_gain, self.max_gain)]))
         decibels = rng.uniform(self.min_snr, self.max_snr)
         energy = np.linalg.norm(noise)
         if energy == 0:  # a filter that lets nothing through
             return waveform.copy()
         return waveform + noise * np.float32(np.linalg.norm(waveform) / energy / 10 ** (decibels / 20))
 
-    def notch_filter(self, rng: Draws, min_gain: float, max_gain: float) -> np.ndarray:
+    def notch_filters(self, rng: Draws, gains: Sequence[tuple[float, float]]) -> np.ndarray:
         """
-        Taps of a filter with `num_bands` random notches, float64 `[num_taps]`, an odd number.
+        Filters with `num_bands` random notches each.
 
-        Its largest gain, on 512 frequencies, is drawn between `min_gain` and `max_gain` dB (in either order).
+        They are symmetric, and held by the half that begins in their middle, `[len(gains), longest_half]` in float64, where
+        shorter ones end in zeros. The largest gain of each, on `FREQUENCIES` frequencies, is drawn between the two of
+        `gains`, in dB and in either order.
         """
-        bands = []
-        for _ in range(self.num_bands):
-            centre = rng.uniform(self.min_frequency, self.max_frequency)
-            width = rng.uniform(self.min_bandwidth, self.max_bandwidth)
-            taps = int(rng.uniform(self.min_taps, self.max_taps))
-            bands.append((centre, width, taps + 1 - taps % 2))
-        gain = min_gain + (max_gain - min_gain) * rng.uniform()
-        centres, widths, taps = np.array(bands).T[:, :, None]
-        response = scipy.fft.rfft(self._notches(centres, widths, taps), RESPONSE_SIZE).prod(axis=0)
-        cascade = scipy.fft.irfft(response, RESPONSE_SIZE)[: int((taps - 1).sum()) + 1]
-        return cascade * (10 ** (gain / 20) / np.abs(response[:-1]).max())
+        draws = rng.uniform(size=(len(gains), 3 * self.num_bands + 1))
+        low, high = np.array(gains, dtype=np.float64).T
+        gain = low + (high - low) * draws[:, -1]
+        centre, width, taps = draws[:, :-1].reshape(len(gains), self.num_bands, 3).transpose(2, 0, 1)
+        centre = self.min_frequency + (self.max_frequency - self.min_frequency) * centre
+        width = self.min_bandwidth + (self.max_bandwidth - self.min_bandwidth) * width
+        taps = (self.min_taps + (self.max_taps - self.min_taps) * taps).astype(int)
+        reach = taps // 2  # on either side of the middle: an even number of taps becomes odd by one more
+        response = _responses(self._notches(centre, width, reach), FREQUENCIES).prod(axis=1)
+        response *= (10 ** (gain / 20) / np.abs(response[:, :-1]).max(axis=1))[:, None]
+        return scipy.fft.idct(response, type=1)[:, : reach.sum(axis=1).max() + 1]
 
-    def _notches(self, centres: np.ndarray, widths: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    def _notches(self, centre: np.ndarray, width: np.ndarray, reach: np.ndarray) -> np.ndarray:
         """
-        Band-stop filters by the window method with a gain of 1 at 0 Hz, `[num_bands, max_taps + 1]`, zeros at the end.
+        Halves of band-stop filters by the window method with a gain of 1 at 0 Hz, `[..., max_taps // 2 + 1]`.
 
         Args:
-            centres, widths: in Hz, `[num_bands, 1]`.
-            taps: odd numbers, `[num_bands, 1]`.
+            centre, width: in Hz, `[...]`.
+            reach: taps on either side of the middle, `[...]`.
         """
         nyquist = self.sampling_rate / 2
-        low = (centres - widths / 2).clip(NYQUIST_MARGIN, nyquist - NYQUIST_MARGIN) / nyquist
-        high = (centres + widths / 2).clip(NYQUIST_MARGIN, nyquist - NYQUIST_MARGIN) / nyquist
-        place = np.arange(self.max_taps + 1)
-        time = place - (taps - 1) / 2
-        ideal = low * np.sinc(low * time) + (time == 0) - high * np.sinc(high * time)
-        window = np.where(place < taps, 0.54 - 0.46 * np.cos(2 * np.pi * place / (taps - 1)), 0.0)  # Hamming's
-        return ideal * window / (ideal * window).sum(axis=1, keepdims=True)
+        edges = np.stack([centre - width / 2, centre + width / 2])
+        low, high = edges.clip(NYQUIST_MARGIN, nyquist - NYQUIST_MARGIN)[..., None] / nyquist
+        time, reach = np.arange(1, self.max_taps // 2 + 1), reach[..., None]
+        side = (np.sin(np.pi * low * time) - np.sin(np.pi * high * time)) / (np.pi * time)
+        side *= np.where(time <= reach, 0.54 + 0.46 * np.cos(np.pi * time / reach), 0.0)  # Hamming's window
+        half = np.concatenate([1 + low - high, side], axis=-1)
+        return half / (half[..., :1] + 2 * side.sum(axis=-1, keepdims=True))
 
 
 _SERIES = {
@@ -186,37 +195,51 @@ def _is_legacy(rng: Draws) -> bool:
     return isinstance(rng, np.random.RandomState)
 
 
+def _checked(waveform: np.ndarray) -> np.ndarray:
+    waveform = np.asarray(waveform)
+    if waveform.ndim != 1:
+        raise ValueError(f"`waveform` is mono, [num_samples], got the shape {waveform.shape}: mix its channels first.")
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(f"`waveform` holds floats in [-1, 1], got {waveform.dtype}: divide by its full scale.")
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"`waveform` holds {np.count_nonzero(~np.isfinite(waveform))} samples that are not finite.")
+    return waveform.astype(np.float32, copy=False)
+
+
 def _limited(waveform: np.ndarray) -> np.ndarray:
     """Divided by its peak, if that exceeds 1."""
     peak = np.abs(waveform).max()
     return waveform / peak if peak > 1 else waveform
 
 
-def _filter_and_add(signals: list[np.ndarray], filters: list[np.ndarray]) -> np.ndarray:
-    """
-    Each signal through its filter, all added, float32 `[num_samples]`.
+def _responses(halves: np.ndarray, size: int) -> np.ndarray:
+    """Real responses of symmetric filters at `size + 1` frequencies from 0 Hz to half the sampling rate, both included."""
+    return scipy.fft.dct(halves, type=1, n=size + 1)
 
-    Filters of an odd number of taps are centred one sample late, so that the output comes one sample early: as published.
-    Overlap-save: blocks of the signals times the filters' responses, added before the one inverse transform.
+
+def _powers_filtered(waveform: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """
+    The waveform through the first filter, its square through the second, and so on; all added, float32 `[num_samples]`.
+
+    The output comes one sample earlier than from filters without delay: as published. Overlap-save, with one inverse
+    transform for all: symmetric filters have real responses, which need no alignment before they are added.
 
     Args:
-        signals: float32 `[num_samples]` each.
-        filters: taps of each.
+        waveform: float32 `[num_samples]`.
+        filters: as `notch_filters` gives them.
     """
-    num_samples = len(signals[0])
-    overlap = max(map(len, filters)) - 1
-    step = BLOCK - overlap
-    delays = [(len(taps) + 1) // 2 for taps in filters]
-    shift = max(delays)
-    num_blocks = -(-(num_samples + shift) // step)
-    # Every filter is delayed to the longest one's, so that one crop serves all.
-    aligned = np.zeros((len(filters), BLOCK), np.float32)
-    for row, taps, delay in zip(aligned, filters, delays, strict=True):
-        row[shift - delay : shift - delay + len(taps)] = taps
-    padded = np.zeros((len(signals), num_blocks * step + overlap), np.float32)
-    for row, signal in zip(padded, signals, strict=True):
-        row[overlap : overlap + num_samples] = signal
-    blocks = np.lib.stride_tricks.sliding_window_view(padded, BLOCK, axis=1)[:, ::step]
-    spectrum = np.einsum("sbf,sf->bf", scipy.fft.rfft(blocks), scipy.fft.rfft(aligned))
-    output = scipy.fft.irfft(spectrum, BLOCK)[:, overlap:].reshape(-1)
-    return output[shift : shift + num_samples]
+    num_samples, reach = len(waveform), filters.shape[1] - 1
+    step = BLOCK - 2 * reach
+    num_blocks = -(-num_samples // step)
+    powers = np.zeros((len(filters), num_blocks * step + 2 * reach), np.float32)
+    powers[0, reach - 1 : reach - 1 + num_samples] = waveform  # one sample early
+    for lower, power in itertools.pairwise(powers):
+        np.multiply(lower, powers[0], out=power)
+    blocks = np.lib.stride_tricks.sliding_window_view(powers, BLOCK, axis=1)[:, ::step]
+    spectrum = np.zeros((num_blocks, BLOCK // 2 + 1), np.complex64)
+    # One power after the other: the spectra of all at once would leave the cache.
+    for power, response in zip(blocks, _responses(filters.astype(np.float32), BLOCK // 2), strict=True):
+        filtered = scipy.fft.rfft(power)
+        filtered *= response
+        spectrum += filtered
+    return scipy.fft.irfft(spectrum, BLOCK)[:, reach : reach + step].reshape(-1)[:num_samples]

@@ -61,6 +61,7 @@ class DomainBatchSampler(Sampler):
         balanced: whether a domain's clips are drawn label by label in turn. Otherwise as they come.
         processes: parts of a batch.
         seed: of all draws.
+        domain_names, label_names: what error messages call them, instead of their numbers.
 
     Raises:
         DomainError: for fewer than two domains, a domain that lacks a label, or fewer clips to a domain than labels.
@@ -75,10 +76,12 @@ class DomainBatchSampler(Sampler):
         balanced: bool = True,
         processes: int = 1,
         seed: int = 0,
+        domain_names: Sequence[str] | None = None,
+        label_names: Sequence[str] | None = None,
     ):
         self.domains, self.labels = np.asarray(domains), np.asarray(labels)
         self.clips_per_domain, self.processes, self.seed, self.epoch = clips_per_domain, processes, seed, 0
-        self._check(balanced)
+        self._check(balanced, domain_names, label_names)
         self.pools: dict[tuple[int, int], list[int]] = {}
         for index, (domain, label) in enumerate(zip(self.domains.tolist(), self.labels.tolist(), strict=True)):
             self.pools.setdefault((domain, label if balanced else 0), []).append(index)
@@ -87,13 +90,16 @@ class DomainBatchSampler(Sampler):
         self.batch_size = self.processes * self.num_domains * clips_per_domain
         self.drop_last = True  # every batch is whole
 
-    def _check(self, balanced: bool) -> None:
+    def _check(self, balanced: bool, domain_names: Sequence[str] | None, label_names: Sequence[str] | None) -> None:
         counts = Counter(zip(self.domains.tolist(), self.labels.tolist(), strict=True))
         known, labels = sorted({domain for domain, _ in counts}), sorted({label for _, label in counts})
-        table = "; ".join(
-            f"domain {domain}: " + ", ".join(f"{counts[domain, label]} of label {label}" for label in labels)
-            for domain in known
-        )
+
+        def row(domain: int) -> str:
+            pairs = ((label_names[label] if label_names else f"of label {label}", label) for label in labels)
+            cells = ", ".join(f"{counts[domain, label]} {name}" for name, label in pairs)
+            return f"{domain_names[domain] if domain_names else f'domain {domain}'}: {cells}"
+
+        table = "; ".join(map(row, known))
         if len(known) < 2:
             raise DomainError(f"meta-learning needs at least two domains, got {len(known)} ({table or 'no clips'}).")
         if len(labels) < 2 or any(counts[domain, label] == 0 for domain in known for label in labels):
