@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
-from transformers.utils import is_peft_available
+from transformers.utils import cached_file, is_peft_available
 
 
 if is_peft_available():
@@ -74,6 +74,13 @@ def encoder_digest(state: Mapping[str, torch.Tensor]) -> str:
             digest.update(f"{name} {tuple(state[name].shape)}\n".encode())
             digest.update(state[name].detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def resolve_commit(name_or_path: str | os.PathLike, revision: str) -> str | None:
+    """The commit that a branch or tag of a repository on the Hub stands for; `None` for a folder."""
+    if os.path.isdir(name_or_path):
+        return None
+    return os.path.basename(os.path.dirname(cached_file(name_or_path, "config.json", revision=revision)))
 
 
 def load_encoder(name_or_path: str | os.PathLike, config: Wav2Vec2Config | dict, **hub_options) -> Wav2Vec2Model:

@@ -29,6 +29,7 @@ from .lora import (
     is_adapter_key,
     load_encoder,
     merge_lora,
+    resolve_commit,
     save_adapter,
 )
 from .texture_encoder import TextureEncoder, TextureMap, texture_minimum_frames
@@ -318,13 +319,15 @@ class AasistForAudioClassification(AasistPreTrainedModel):
         Raises:
             `ValueError`: if the repository lacks any weight of the encoder.
         """
+        commit = resolve_commit(wav2vec2_name_or_path, revision)
+        revision = commit or revision
         encoder_config = Wav2Vec2Config.from_pretrained(wav2vec2_name_or_path, revision=revision, **QUIET_WAV2VEC2)
         encoder = load_encoder(wav2vec2_name_or_path, encoder_config, revision=revision)
         if config_kwargs.get("lora") is not None:
             config_kwargs["lora"] = {
                 **config_kwargs["lora"],
                 "base_model_name_or_path": os.fspath(wav2vec2_name_or_path),
-                "base_revision": getattr(encoder.config, "_commit_hash", None),
+                "base_revision": commit,
                 "base_sha256": encoder_digest(encoder.state_dict()),
             }
         model = cls(AasistConfig(frontend="wav2vec2", wav2vec2_config=encoder_config, **config_kwargs))

@@ -283,6 +283,18 @@ def test_a_resumed_run_counts_on_where_early_stopping_was(rows, tmp_path):
     trainer = noisy_trainer("erm", tmp_path / "parts", rows, **settings)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == whole.state.global_step < 40
+    trainer = noisy_trainer("erm", tmp_path / "parts", rows, **settings)
+    trainer.train(resume_from_checkpoint=True)  # of a run that has given up
+    assert trainer.state.global_step == whole.state.global_step
+
+
+def test_a_run_that_has_ended_makes_no_further_step_when_it_is_resumed(rows, tmp_path):
+    states = []
+    for resume in (False, True):
+        trainer = noisy_trainer("erm", tmp_path, rows, max_steps=4)  # in the midst of an epoch
+        trainer.train(resume_from_checkpoint=resume)
+        states.append(state_of(trainer))
+    assert_same(*states)
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(rows, tmp_path, uninterrupted):

@@ -227,3 +227,46 @@ with torch.inference_mode():
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     logits = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_it_is_pushed_with_its_adapters_and_loads_from_the_hub_with_the_pinned_encoder(published, encoder_folder, hub):
+    """The encoder comes from the Hub, too, at the commit that the adapters were trained on."""
+    model, folder = published
+    with torch.inference_mode():
+        expected = model(clips()).logits
+    program = f"""
+import json, torch
+from huggingface_hub import HfApi
+import spooftrace.modeling
+from transformers import AutoModelForAudioClassification, Wav2Vec2Model
+from spooftrace.modeling import AasistForAudioClassification
+HfApi().create_repo("alice/encoder")
+HfApi().upload_folder(repo_id="alice/encoder", folder_path={str(encoder_folder)!r})
+torch.manual_seed(1)
+model = AasistForAudioClassification.from_wav2vec2_pretrained("alice/encoder", lora={{"r": 2}}, **{TINY_GRAPH!r})
+trained = AutoModelForAudioClassification.from_pretrained({str(folder)!r})
+model.load_state_dict(trained.state_dict())
+model.push_to_hub("alice/detector")
+print(json.dumps(model.config.lora))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, env=hub.env(), capture_output=True, text=True)
+    lora = json.loads(done.stdout.splitlines()[-1])
+    assert lora["base_model_name_or_path"] == "alice/encoder" and lora["base_revision"] == hub.head("alice/encoder")
+    files = hub.files("alice/detector")
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.safetensors", "lora.py"} <= set(
+        files
+    )
+    assert "adapter_config.json" not in files
+    hub.seed("alice/encoder", {"model.safetensors": b"another one"})  # the pinned commit still counts
+    load = """
+import json, torch
+from transformers import AutoModelForAudioClassification
+model = AutoModelForAudioClassification.from_pretrained("alice/detector", trust_remote_code=True).eval()
+clips = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+with torch.inference_mode():
+    print(json.dumps(model(clips).logits.tolist()))
+"""
+    stranger = hub.env(token=None)
+    done = subprocess.run([sys.executable, "-c", load], check=True, env=stranger, capture_output=True, text=True)
+    logits = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)

@@ -137,7 +137,9 @@ def test_training_equals_what_is_written_out_by_hand(rows, tmp_path, splits, par
             group["lr"] = rate
         optimizer.step()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter, named[name], rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            parameter, named[name], rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     np.testing.assert_allclose(rates, cycle)
 

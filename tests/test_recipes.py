@@ -169,6 +169,7 @@ def test_overrides_replace_values_of_any_section():
     assert expected.items() <= recipe.arguments.items()
     assert recipe.arguments["class_weights"] == {"bonafide": 2.0, "spoof": 1.0}
     assert count_parameters(detector_config(recipe))[0] == 447_242 + 8 * 2 * 24 * 2 * 1024
+    assert detector_config(recipe).lora["lora_alpha"] == 16  # the scaling follows the rank
 
 
 def test_without_adapters_everything_is_trained():

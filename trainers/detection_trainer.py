@@ -12,18 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, RemoveColumnsCollator, TrainOutput
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import RemoveColumnsCollator
 
 from spooftrace.metrics import eer
 from spooftrace.trainers.batch_norm import BatchNormStatistics
-from spooftrace.trainers.checkpoints import Interruption, last_checkpoint
 from spooftrace.trainers.clips import Augmentation, ClipDataset, collate
 from spooftrace.trainers.detection_config import DetectionConfig
 from spooftrace.trainers.device_augmentation import DeviceAugmentation, DeviceAugmentationConfig
 from spooftrace.trainers.mldg import average_over_processes
 from spooftrace.trainers.rawboost import RawBoost
+from spooftrace.trainers.resumable_trainer import ResumableTrainer
 from spooftrace.trainers.samplers import SeededRandomSampler
 
 
@@ -31,26 +30,7 @@ class NonFiniteLossError(RuntimeError):
     """A loss that is NaN or infinite; the batch's utterance ids are in a file that the message names."""
 
 
-class _Epochs(TrainerCallback):
-    """
-    Tells the sampler its epoch, and the trainer when one is over.
-
-    The way through accelerate's wrappers to the sampler ends early in a resumed, distributed run.
-    """
-
-    def __init__(self, trainer: "DetectionTrainer"):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.epoch_is_over = False
-        if self.trainer.sampler is not None:
-            self.trainer.sampler.set_epoch(int(state.epoch))
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.trainer.epoch_is_over = True
-
-
-class DetectionTrainer(Trainer):
+class DetectionTrainer(ResumableTrainer):
     """
     Trains a detector on clips of one length with weighted cross-entropy, and evaluates by equal error rate.
 
@@ -58,9 +38,7 @@ class DetectionTrainer(Trainer):
     trainer = DetectionTrainer(model, DetectionConfig("out"), train_dataset=train, eval_dataset={"dev": dev})
     ```
 
-    Interrupted by Ctrl-C, it finishes its step, saves a checkpoint and raises `KeyboardInterrupt`. Resumed from that one or
-    any other, `train(resume_from_checkpoint=True)`, it ends with the same parameters as without the interruption, on the
-    CPU to the bit; a checkpoint that `kill -9` has cut short is passed over.
+    Interrupted in any way, it can be resumed as if nothing had happened: see [`ResumableTrainer`].
 
     Args:
         model: an audio classifier that takes `input_values`, `[batch, num_samples]`.
@@ -102,9 +80,6 @@ class DetectionTrainer(Trainer):
         self.augment_batch = augment_batch
         if augment_batch is None and args.device_augmentation:
             self.augment_batch = DeviceAugmentation(DeviceAugmentationConfig.of(args.device_augmentation))
-        self.sampler: SeededRandomSampler | None = None
-        self.interruption, self.epoch_is_over = Interruption(), False
-        self._saved_step = -1
         self._statistics: BatchNormStatistics | None = None
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -126,7 +101,6 @@ class DetectionTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
-        self.add_callback(_Epochs(self))
 
     # Data
 
@@ -265,11 +239,6 @@ class DetectionTrainer(Trainer):
 
     # Evaluation and logs
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in transformers; the randomness of training goes on as if there had been no evaluation."""
-        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed for its workers
-            return super().evaluate(*args, **kwargs)
-
     def error_rates(self, prediction: EvalPrediction) -> dict[str, float]:
         """
         Of all clips of a set: loss, EER of the log-odds of bona fide, and accuracy where they are compared with 0.
@@ -301,53 +270,6 @@ class DetectionTrainer(Trainer):
             logs |= {name: float(mean) for name, mean in zip(self._sums, average_over_processes(means), strict=True)}
             self._sums, self._counts = {}, {}
         super().log(logs, start_time)
-
-    # Checkpoints and interruption
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """
-        As in transformers; `True` resumes from the last checkpoint that is whole.
-
-        Raises:
-            KeyboardInterrupt: after Ctrl-C, when a checkpoint has been saved.
-            NonFiniteLossError: see there.
-            ValueError: for `True` where there is no whole checkpoint.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
-        if resume_from_checkpoint:
-            resume_from_checkpoint = str(resume_from_checkpoint)
-        self._saved_step, self._sums, self._counts = -1, {}, {}
-        with self.interruption:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # The state is written last: as long as it is missing, the checkpoint is not whole.
-        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
-        self._saved_step = self.state.global_step
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # what follows is the state, by the first process
-
-    def _maybe_log_save_evaluate(
-        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
-    ):
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
-        # A run resumed at the end of an epoch starts with the next one: what belongs to the end has to come first.
-        if self.state.epoch == int(self.state.epoch) and not self.epoch_is_over:
-            return
-        if self.interruption.is_wished(self.args.device):
-            if self._saved_step != self.state.global_step:
-                self._save_checkpoint(model, trial)
-            raise KeyboardInterrupt(
-                f"interrupted after step {self.state.global_step}; a checkpoint lies in {self.args.output_dir}"
-            )
 
 
 def label_names(rows: Any) -> list[str] | None:

@@ -103,7 +103,7 @@ class MLDGTrainer(DetectionTrainer):
         )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        self._micro_step = (-1, 0)
+        self._micro_step, self._sums, self._counts = (-1, 0), {}, {}
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def training_step(

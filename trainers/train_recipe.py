@@ -119,9 +119,8 @@ def _checkpoint(recipe: Recipe, folder: Path, resume: bool) -> str | None:
     if found and not resume and not named:
         raise RecipeError(f"{folder} holds checkpoints already: pass --resume to go on, or another --output-dir")
     before = folder / RECIPE_FILE
-    if found and before.is_file():
-        if differing := recipe.differences(load_recipe(before)):
-            raise RecipeError(f"{folder} was trained with another {', '.join(differing)}: take another --output-dir")
+    if found and before.is_file() and (differing := recipe.differences(load_recipe(before))):
+        raise RecipeError(f"{folder} was trained with another {', '.join(differing)}: take another --output-dir")
     return found and str(found)
 
 

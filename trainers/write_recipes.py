@@ -190,7 +190,9 @@ metric_for_best_model: eer  # of the development set; the paper does not say whe
 seed: {seed}{seed_note}
 """
 
-_ALPHA_NOTE = '"scaling factor 2" read as alpha / r; the other reading is 2'
+_ALPHA_NOTE = (
+    'lora_alpha is 2 r by default: the "scaling factor 2" read as alpha / r. The other reading is lora_alpha: 2'
+)
 
 
 def recipe_text(row: Row) -> str:
@@ -210,13 +212,13 @@ def _header(row: Row) -> str:
     if figures and len(row.eer) < len(CORPORA):
         lines.append("For the other corpora, the paper's figure was not at hand.")
     lines += [row.note] if row.note else []
-    return "".join(f"# {part}\n" for line in lines for part in textwrap.wrap(line, 117))
+    return "".join(f"# {part}\n" for line in lines for part in textwrap.wrap(line, 117, break_on_hyphens=False))
 
 
 def _paper(row: Row) -> str:
     lines = ["paper:", f"  table: {row.table}", f"  row: {row.row}"]
     if row.eer:
-        lines.append("  eer: {" + ", ".join(f"{name}: {value}" for name, value in row.eer.items()) + "}")
+        lines += ["  eer:", *(f"    {name}: {value}" for name, value in row.eer.items())]
     lines += [f"  average: {row.average}"] if row.average is not None else []
     return "\n".join(lines) + "\n"
 
@@ -229,7 +231,7 @@ def _model(row: Row) -> str:
         lines += [
             "lora:",
             f"  r: {row.rank}",
-            f"  lora_alpha: {2 * row.rank}  # {_ALPHA_NOTE}",
+            f"  # {_ALPHA_NOTE}",
             f"  target_modules: [{', '.join(_MODULES[letter] for letter in row.targets)}]",
         ]
     lines += [

@@ -11,14 +11,14 @@ examples:
   spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA --dry-run
   spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA --output-dir runs/r4
   spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA --output-dir runs/r4 --resume
-  spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA --lora.r 8 --lora.lora_alpha 16 --max_steps 100
+  spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA --lora.r 8 --max_steps 100
   spooftrace train mldg-table3-mldg-r4 --data.corpus own --data.dir mine.csv --domain_column speaker_id
   spooftrace train recipe.yaml --data.corpus own --data.train train.csv --data.validation dev.csv
   accelerate launch --num_processes 2 -m spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA
 
 --FIELD VALUE replaces any value of the recipe; RECIPE comes first. Fields are, with a point, those of the sections
   model  base_model, base_revision, and all of AasistConfig
-  lora   r, lora_alpha, lora_dropout, target_modules; `--lora none` trains the whole encoder
+  lora   r, lora_alpha (2 r by default), lora_dropout, target_modules; `--lora none` trains the whole encoder
   data   dir, corpus, config, train and validation (splits, or tables and folders of your own), missing_audio, options
 and, without one, `trainer` (erm or mldg) and all of its configuration, such as learning_rate, max_steps, seed, rawboost,
 per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column, clips_per_domain.

@@ -35,7 +35,7 @@ def check(folder: Path) -> None:
 def main(folder: Path) -> None:
     for module in ("spooftrace", "torchaudio"):
         assert importlib.util.find_spec(module) is None, f"{module} is installed; this check needs a lean environment"
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
     assert folders, f"nothing was published to {folder}"
     for path in folders:
         check(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
 
 from spooftrace.checkpoint import default_folder
 from spooftrace.modeling import AasistConfig, AasistFeatureExtractor, AasistForAudioClassification
@@ -25,6 +25,16 @@ def publish(model: AasistForAudioClassification, extractor: AasistFeatureExtract
     np.savez(folder / "expected.npz", waveform=waveform, logits=output.logits.numpy())
 
 
+def adapted(encoder_folder: Path) -> AasistForAudioClassification:
+    """A detector with low-rank adapters, whose repository leaves the encoder out."""
+    Wav2Vec2Model(Wav2Vec2Config(hidden_size=48, num_hidden_layers=2)).save_pretrained(encoder_folder)
+    model = AasistForAudioClassification.from_wav2vec2_pretrained(encoder_folder, lora={"r": 2})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at first
+            torch.nn.init.normal_(parameter)
+    return model
+
+
 def main(folder: Path) -> None:
     torch.manual_seed(0)
     default = default_folder()
@@ -35,6 +45,7 @@ def main(folder: Path) -> None:
             AasistConfig(frontend="wav2vec2", wav2vec2_config={"hidden_size": 48, "num_hidden_layers": 2})
         ),
     }
+    models["lora"] = adapted(folder / "_encoder")
     for name, model in models.items():
         extractor = AutoFeatureExtractor.from_pretrained(default) if name == "default" else AasistFeatureExtractor()
         publish(model, extractor, folder / name)
