@@ -23,6 +23,7 @@ from training_jobs import (
 from transformers import AutoModelForAudioClassification
 
 from spooftrace.metrics import eer
+from spooftrace.trainers import resumable_trainer
 from spooftrace.trainers.checkpoints import last_checkpoint
 from spooftrace.trainers.clips import LabelError
 from spooftrace.trainers.detection_config import DetectionConfig
@@ -295,6 +296,20 @@ def test_a_run_that_has_ended_makes_no_further_step_when_it_is_resumed(rows, tmp
         trainer.train(resume_from_checkpoint=resume)
         states.append(state_of(trainer))
     assert_same(*states)
+
+
+def test_the_first_ctrl_c_is_a_wish_its_echo_nothing_and_a_later_one_an_order(monkeypatch):
+    interruption = resumable_trainer.Interruption()
+    with interruption:
+        assert not interruption.is_wished(torch.device("cpu"))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # as a launcher passes it on
+        assert interruption.is_wished(torch.device("cpu"))
+        monkeypatch.setattr(resumable_trainer, "ECHO_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with interruption:  # the next run
+        assert not interruption.is_wished(torch.device("cpu"))
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(rows, tmp_path, uninterrupted):

@@ -27,6 +27,7 @@ from training_jobs import (
 from spooftrace.trainers import mldg_trainer
 from spooftrace.trainers.clips import collate
 from spooftrace.trainers.detection_trainer import NonFiniteLossError
+from spooftrace.trainers.mldg import meta_step
 from spooftrace.trainers.mldg_config import MLDGConfig
 from spooftrace.trainers.mldg_trainer import domains_of
 from spooftrace.trainers.samplers import DomainError
@@ -216,6 +217,19 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_clips_named(rows, tm
     record = json.loads((tmp_path / "non_finite_loss_process_0.json").read_text())
     second = batches_of(trainer, 2)[1]
     assert record["step"] == 1 and record["utterance_ids"] == second["utterance_id"]
+
+
+def test_too_large_a_loss_scale_is_left_to_the_scaler():
+    """It shows in the gradients, for which the scaler skips the step, and not in the meta-test loss."""
+    model = torch.nn.Linear(3, 2)
+    inputs, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+
+    def losses(domains):
+        return torch.stack([F.cross_entropy(model(inputs[d : d + 2]), labels[d : d + 2]) for d in domains])
+
+    split = torch.tensor([0, 1]), torch.tensor([2])
+    step = meta_step(list(model.parameters()), losses, split, scale=lambda loss: loss * 1e30 * 1e30)
+    assert step.test_loss.isfinite() and not model.weight.grad.isfinite().all()
 
 
 def refusal(rows, tmp_path, **overrides) -> str:
