@@ -101,7 +101,7 @@ def processes():
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, rows, processes, kind, workers):
     chance, folder = random.Random(), tmp_path / "killed"
     folder.mkdir()
-    for _ in range(3):
+    for _ in range(2):
         before = last_checkpoint(folder)
         process = processes.Process(target=train_to_the_end, args=(kind, folder, rows, workers, before is not None))
         process.start()
