@@ -30,6 +30,7 @@ examples:
   spooftrace detect --model owner/name a.wav with a model from the Hub
   spooftrace score recordings/ --out scores  the scores of many clips, in files; resumes after a crash
   spooftrace evaluate scores protocol.csv    error rates with intervals, per attack, and figures
+  spooftrace train --list                    recipes; train a detector on your own attack domains
   spooftrace corpus list                     the field's corpora: check, build, publish
   spooftrace doctor                          what to mend in this installation
 
