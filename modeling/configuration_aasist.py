@@ -87,9 +87,11 @@ def complete_lora(lora: Mapping | None) -> dict | None:
     if unknown:
         raise ValueError(f"`lora` has no key {sorted(unknown)}; it has {', '.join(defaults)}.")
     settings = {**defaults, **{key: value for key, value in lora.items() if value is not None}}
-    targets = settings["target_modules"] = list(settings["target_modules"])
+    targets = settings["target_modules"] = [*settings["target_modules"]]
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"`lora['r']` is a rank, an integer of at least 1, got {rank!r}.")
+    if not isinstance(settings["lora_alpha"], (int, float)) or not settings["lora_alpha"] > 0:
+        raise ValueError(f"`lora['lora_alpha']` is a positive number, got {settings['lora_alpha']!r}.")
     if not targets or not set(targets) <= set(ATTENTION_PROJECTIONS):
         raise ValueError(f"`lora['target_modules']` are some of {', '.join(ATTENTION_PROJECTIONS)}, got {targets}.")
     return settings

@@ -76,11 +76,13 @@ def encoder_digest(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def resolve_commit(name_or_path: str | os.PathLike, revision: str) -> str | None:
+def resolve_commit(name_or_path: str | os.PathLike, revision: str, **hub_options) -> str | None:
     """The commit that a branch or tag of a repository on the Hub stands for; `None` for a folder."""
     if os.path.isdir(name_or_path):
         return None
-    return os.path.basename(os.path.dirname(cached_file(name_or_path, "config.json", revision=revision)))
+    return os.path.basename(
+        os.path.dirname(cached_file(name_or_path, "config.json", revision=revision, **hub_options))
+    )
 
 
 def load_encoder(name_or_path: str | os.PathLike, config: Wav2Vec2Config | dict, **hub_options) -> Wav2Vec2Model:
@@ -135,7 +137,11 @@ def base_state(lora: Mapping, config: Wav2Vec2Config, **hub_options) -> dict[str
         ) from error
     state = encoder.state_dict()
     digest = encoder_digest(state)
-    if lora["base_sha256"] not in (None, digest):
+    if lora["base_sha256"] is None:
+        raise ValueError(
+            "the checkpoint does not say the digest of its encoder, `lora['base_sha256']`: any would be taken."
+        )
+    if lora["base_sha256"] != digest:
         raise ValueError(
             f"{name!r} is not the encoder that these adapters were trained on: its digest is {digest[:16]}, theirs "
             f"{lora['base_sha256'][:16]}. With another encoder the scores would be wrong."
@@ -143,15 +149,17 @@ def base_state(lora: Mapping, config: Wav2Vec2Config, **hub_options) -> dict[str
     return {adapted_key(key, lora["target_modules"]): value for key, value in state.items()}
 
 
-def save_adapter(encoder: nn.Module, lora: Mapping, folder: str | os.PathLike):
+def save_adapter(model: nn.Module, lora: Mapping, folder: str | os.PathLike, state: Mapping | None = None):
     """Writes the adapters as peft does, to be put on the plain encoder by `PeftModel.from_pretrained`."""
     os.makedirs(folder, exist_ok=True)
     config = _peft_config(lora)
     config.inference_mode = True
     config.save_pretrained(folder)
     tensors = {
-        f"base_model.model.{name.replace('.default.', '.')}": value.detach().cpu().contiguous()
-        for name, value in encoder.state_dict().items()
+        f"base_model.model.{name.rpartition('wav2vec2.')[2].replace('.default.', '.')}": value.detach()
+        .cpu()
+        .contiguous()
+        for name, value in (model.state_dict() if state is None else state).items()
         if is_adapter_key(name)
     }
     save_file(tensors, os.path.join(folder, "adapter_model.safetensors"), metadata={"format": "pt"})

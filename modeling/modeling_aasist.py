@@ -128,13 +128,22 @@ class AasistPreTrainedModel(PreTrainedModel):
             "AutoModel": f"{MODULE_NAME}.AasistModel",
             "AutoModelForAudioClassification": f"{MODULE_NAME}.AasistForAudioClassification",
         }
+        self.leave_base_out()  # anew: adapters may have been merged in the bare model inside
         if self.config.lora is None:
             super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
             return
+        if self.config.lora["base_sha256"] is None:
+            raise ValueError(
+                "the encoder below the adapters has no digest, so the checkpoint could not be put together again: build the "
+                "model with `from_wav2vec2_pretrained`, or call `merge_lora()` first."
+            )
         if push_to_hub:  # the client uploads what super() writes, and would leave the adapters out
             raise ValueError("with adapters, save first and then call `push_to_hub(repo_id)`")
         super().save_pretrained(save_directory, **kwargs)
-        save_adapter(self.wav2vec2, self.config.lora, os.path.join(save_directory, ADAPTER_FOLDER))
+        if kwargs.get("is_main_process", True):
+            save_adapter(
+                self, self.config.lora, os.path.join(save_directory, ADAPTER_FOLDER), kwargs.get("state_dict")
+            )
 
     @classmethod
     def from_pretrained(
@@ -161,10 +170,15 @@ class AasistPreTrainedModel(PreTrainedModel):
         loaded, report = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        if loaded.config.lora is not None and pretrained_model_name_or_path is not None:
-            if base_model is not None:
-                loaded.config.lora = {**loaded.config.lora, "base_model_name_or_path": os.fspath(base_model)}
-            loaded.load_base_model(**{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
+        if loaded.config.lora is not None:
+            given = kwargs.get("state_dict") or {}
+            if all(name in given for name in loaded._keys_to_ignore_on_save or ()):
+                loaded.wav2vec2.requires_grad_(False)
+                for name, parameter in loaded.wav2vec2.named_parameters():
+                    parameter.requires_grad_(is_adapter_key(name))
+            else:  # what a checkpoint lacks, transformers leaves uninitialised
+                options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+                loaded.load_base_model(base_model, **options)
         return (loaded, report) if output_loading_info else loaded
 
     @property
@@ -172,7 +186,7 @@ class AasistPreTrainedModel(PreTrainedModel):
         """The encoder of the wav2vec 2.0 front end."""
         return self.base_model.frontend.wav2vec2
 
-    def load_base_model(self, **hub_options):
+    def load_base_model(self, base_model: str | os.PathLike | None = None, **hub_options):
         """
         Puts the weights of the encoder that `config.lora` names below the adapters.
 
@@ -183,7 +197,10 @@ class AasistPreTrainedModel(PreTrainedModel):
             `ValueError`: where another encoder is found than the one trained on, or none is named.
             `OSError`: where it cannot be reached.
         """
-        state = base_state(self.config.lora, self.config.wav2vec2_config, **hub_options)
+        lora = self.config.lora
+        if base_model is not None:  # a copy of it, at another place: what is saved still names the original
+            lora = {**lora, "base_model_name_or_path": os.fspath(base_model), "base_revision": None}
+        state = base_state(lora, self.config.wav2vec2_config, **hub_options)
         own = self.wav2vec2.state_dict(keep_vars=True)
         with torch.no_grad():
             for name, value in state.items():
@@ -319,10 +336,11 @@ class AasistForAudioClassification(AasistPreTrainedModel):
         Raises:
             `ValueError`: if the repository lacks any weight of the encoder.
         """
-        commit = resolve_commit(wav2vec2_name_or_path, revision)
-        revision = commit or revision
-        encoder_config = Wav2Vec2Config.from_pretrained(wav2vec2_name_or_path, revision=revision, **QUIET_WAV2VEC2)
-        encoder = load_encoder(wav2vec2_name_or_path, encoder_config, revision=revision)
+        hub_options = {name: config_kwargs.pop(name) for name in HUB_OPTIONS if name in config_kwargs}
+        commit = resolve_commit(wav2vec2_name_or_path, revision, **hub_options)
+        hub_options["revision"] = commit or revision
+        encoder_config = Wav2Vec2Config.from_pretrained(wav2vec2_name_or_path, **hub_options, **QUIET_WAV2VEC2)
+        encoder = load_encoder(wav2vec2_name_or_path, encoder_config, **hub_options)
         if config_kwargs.get("lora") is not None:
             config_kwargs["lora"] = {
                 **config_kwargs["lora"],

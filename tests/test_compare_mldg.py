@@ -45,7 +45,7 @@ def test_what_is_tested_on_is_never_trained_on(data):
     assert {third_of(system) for system in SYSTEMS} == set(range(THIRDS))
 
 
-def test_a_run_is_not_repeated_and_both_methods_meet_the_same_clips(data, tmp_path, monkeypatch):
+def test_a_run_is_not_repeated_and_both_methods_meet_the_same_clips(data, tmp_path, monkeypatch, capsys):
     command = ["--data", str(data), "--out", str(tmp_path), "--seeds", "1", "--steps", "2", "--clips-per-domain", "2"]
     assert main(command) == 0
     files = sorted(tmp_path.glob("*-third*.json"))
@@ -61,6 +61,8 @@ def test_a_run_is_not_repeated_and_both_methods_meet_the_same_clips(data, tmp_pa
     monkeypatch.setattr(compare_mldg, "run", fail)
     assert main(command) == 0
     assert (tmp_path / "results.md").read_text() == before
+    assert main([*command, "--beta", "2"]) == 1
+    assert "other settings" in capsys.readouterr().err
 
 
 def test_the_table_is_the_mean_over_seeds_and_the_paired_difference(data):

@@ -338,3 +338,27 @@ def test_evaluations_leave_the_randomness_of_training_alone(rows, tmp_path, unin
     trainer.train()
     moments = [value for state in trainer.optimizer.state_dict()["state"].values() for value in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, uninterrupted["state"]["optimizer"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("eer", False), ("dev_eer", False), ("loss", False), ("accuracy", True)]
+)
+def test_the_better_direction_follows_from_the_metric(tmp_path, metric, greater):
+    assert DetectionConfig(str(tmp_path), metric_for_best_model=metric, use_cpu=True).greater_is_better is greater
+
+
+def test_adapters_are_not_resumed_on_another_encoder(rows, tmp_path):
+    trainer_of(
+        "erm",
+        tiny_lora(tmp_path / "encoder"),
+        tmp_path / "out",
+        rows,
+        max_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    ).train()
+    other = tiny_lora(tmp_path / "encoder")
+    other.config.lora = {**other.config.lora, "base_sha256": "0" * 64}
+    resumed = trainer_of("erm", other, tmp_path / "out", rows, max_steps=2)
+    with pytest.raises(ValueError, match="trained on another encoder"):
+        resumed.train(resume_from_checkpoint=True)

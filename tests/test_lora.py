@@ -188,6 +188,7 @@ def test_a_trained_tensor_that_is_missing_is_never_made_up(published, name):
         ("sinc", {}, "alone"),
         ("wav2vec2", {"r": 0}, "rank"),
         ("wav2vec2", {"rank": 4}, "no key"),
+        ("wav2vec2", {"lora_alpha": 0}, "positive number"),
         ("wav2vec2", {"target_modules": ["fc1"]}, "fc1"),
         ("wav2vec2", {"target_modules": []}, "some of"),
     ],
@@ -195,6 +196,43 @@ def test_a_trained_tensor_that_is_missing_is_never_made_up(published, name):
 def test_settings_that_make_no_adapter_are_refused(frontend, lora, text):
     with pytest.raises((StrictDataclassError, ValueError), match=text):
         tiny_config(frontend, lora=lora)
+
+
+def test_without_a_digest_no_encoder_is_taken_and_nothing_is_saved_that_cannot_come_back(published, tmp_path):
+    _, folder = published
+    config = json.loads((folder / "config.json").read_text())
+    config["lora"]["base_sha256"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="does not say the digest"):
+        AutoModelForAudioClassification.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"from_wav2vec2_pretrained.*merge_lora"):
+        AasistForAudioClassification(tiny_config("wav2vec2", lora={})).save_pretrained(tmp_path / "new")
+
+
+def test_options_for_the_hub_are_used_and_never_saved(encoder_folder, tmp_path):
+    options = {"token": "hf_secret", "cache_dir": str(tmp_path / "cache"), "local_files_only": True}
+    model = AasistForAudioClassification.from_wav2vec2_pretrained(encoder_folder, lora={}, **options, **TINY_GRAPH)
+    model.save_pretrained(tmp_path / "model")
+    text = (tmp_path / "model" / "config.json").read_text()
+    assert "hf_secret" not in text and "cache_dir" not in text
+    with pytest.raises(OSError, match="nowhere/encoder"):  # asks no network
+        AasistForAudioClassification.from_wav2vec2_pretrained("nowhere/encoder", lora={}, **options)
+
+
+def test_a_copy_of_the_encoder_elsewhere_does_not_change_what_is_saved(published, encoder_folder, tmp_path):
+    _, folder = published
+    moved = encoder_folder.rename(tmp_path / "moved")
+    loaded = AutoModelForAudioClassification.from_pretrained(folder, base_model=moved)
+    assert loaded.config.lora["base_model_name_or_path"] == str(encoder_folder)
+
+
+def test_tensors_given_by_hand_get_their_encoder_too(published):
+    model, folder = published
+    config = type(model.config).from_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    loaded = AasistForAudioClassification.from_pretrained(None, config=config, state_dict=state).eval()
+    with torch.inference_mode():
+        assert torch.equal(loaded(clips()).logits, model(clips()).logits)
 
 
 def test_the_digest_knows_values_names_and_shapes_but_not_the_unused_vector():

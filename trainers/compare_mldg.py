@@ -35,6 +35,7 @@ from spooftrace.trainers.mldg_trainer import MLDGTrainer
 
 THIRDS = 3
 METHODS = ("erm", "mldg")
+SETTINGS = ("steps", "clips_per_domain", "beta", "learning_rate", "inner_learning_rate")
 
 
 class BalancedERMTrainer(MLDGTrainer):
@@ -110,7 +111,13 @@ def run(method: str, seed: int, held_out: int, clips: Sequence[Clip], args: argp
     results = Detector(model, extractor, device="cpu").detect([args.data / clip.file for clip in test])
     scores = {clip.file: result.score for clip, result in zip(test, results, strict=True)}
     counts = {"train": dict(Counter(c.family for c in train)), "domains": trainer.domain_names}
-    return {"method": method, "seed": seed, "held_out": held_out, "loss": loss, "scores": scores, **counts}
+    run_of = {"method": method, "seed": seed, "held_out": held_out, "settings": settings_of(args)}
+    return {**run_of, "loss": loss, "scores": scores, **counts}
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, float]:
+    """What a run depends on besides its method, seed and third."""
+    return {name: getattr(args, name) for name in SETTINGS}
 
 
 def table(results: Sequence[dict[str, Any]], clips: Sequence[Clip]) -> str:
@@ -193,6 +200,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
             os.replace(partial, path)
         results.append(json.loads(path.read_text(encoding="utf-8")))
+        if results[-1]["settings"] != settings_of(args):
+            print(
+                f"error: {path} is of other settings, {results[-1]['settings']}: give another --out", file=sys.stderr
+            )
+            return 1
         (args.out / "results.md").write_text(table(results, clips) + "\n", encoding="utf-8")
     print(table(results, clips))
     return 0

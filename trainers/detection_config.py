@@ -72,7 +72,9 @@ class DetectionConfig(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: 'no', 'steps', 'epoch' or 'best'."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether the best checkpoint is kept."})
     metric_for_best_model: str = field(default="eer", metadata={"help": "What 'best' means."})
-    greater_is_better: bool = field(default=False, metadata={"help": "Whether a larger metric is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether a larger metric is better; by default that of accuracy alone."}
+    )
     save_total_limit: int | None = field(default=3, metadata={"help": "Checkpoints that are kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between log entries."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite is an error."})
@@ -88,6 +90,8 @@ class DetectionConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith(("eer", "loss"))
         super().__post_init__()
         check_choices(self, "crop")
         if self.num_samples < 1:

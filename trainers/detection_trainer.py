@@ -1,6 +1,7 @@
 """Empirical risk minimisation: a detector on labelled clips, as any `transformers.Trainer`."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import RemoveColumnsCollator
+from transformers.trainer_utils import HubStrategy, RemoveColumnsCollator
 
 from spooftrace.metrics import eer
 from spooftrace.trainers.batch_norm import BatchNormStatistics
@@ -236,6 +237,35 @@ class DetectionTrainer(ResumableTrainer):
         self.lr_scheduler = LambdaLR(optimizer if optimizer is not None else self.optimizer, triangle)
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """
+        As in transformers, where a checkpoint of adapters belongs to the encoder that the model has.
+
+        Raises:
+            ValueError: where it belongs to another one, as after a branch has moved.
+        """
+        path = Path(resume_from_checkpoint) / "config.json"
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        theirs, ours = ((lora or {}).get("base_sha256") for lora in (saved.get("lora"), self._lora()))
+        if theirs != ours:
+            raise ValueError(
+                f"{resume_from_checkpoint} was trained on another encoder (digest {str(theirs)[:16]}) than the model has "
+                f"({str(ours)[:16]}): give the same one and the same revision of it."
+            )
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _lora(self) -> dict | None:
+        return getattr(self.accelerator.unwrap_model(self.model).config, "lora", None)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in transformers, which copies weights and configuration alone: the code and the adapters travel, too."""
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            for path in [*Path(checkpoint_folder).glob("*.py"), *Path(checkpoint_folder).glob("adapter/*")]:
+                target = Path(self.args.output_dir) / path.relative_to(checkpoint_folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy(path, target)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     # Evaluation and logs
 

@@ -38,6 +38,12 @@ class MLDGConfig(DetectionConfig):
             updates them, which leaves a back-end that is trained from scratch with its initial ones.
         learning_rate (`float`, *optional*, defaults to 1e-5): The middle of the cycle.
         cycle_steps (`int`, *optional*, defaults to 4000): Not given; PyTorch's default, 2,000 steps each way.
+        num_train_epochs (`float`, *optional*, defaults to 100):
+            Not given; as AASIST and SSL_Anti-spoofing train, so that early stopping decides.
+
+    The paper does not give these either, and they are as in `TrainingArguments` or peft: gradients are clipped to a norm of
+    1, AdamW has betas of 0.9 and 0.999, the precision is float32, and adapters have no dropout, a random A and a B of zeros.
+    Weight decay is SSL_Anti-spoofing's, 1e-4.
     """
 
     domain_column: str = field(default="attack_id", metadata={"help": "The column whose values are the domains."})
@@ -53,6 +59,7 @@ class MLDGConfig(DetectionConfig):
 
     cycle_steps: int | None = field(default=4000, metadata={"help": "Steps of a whole cycle of the learning rate."})
     learning_rate: float = field(default=1e-5, metadata={"help": "The middle of the cycle."})
+    num_train_epochs: float = field(default=100, metadata={"help": "Epochs at most."})
     early_stopping_patience: int | None = field(
         default=10, metadata={"help": "Evaluations without improvement after which training ends."}
     )

@@ -134,6 +134,9 @@ def calibrate(trainer: DetectionTrainer, recipe: Recipe) -> tuple[float, Totals]
     prediction = trainer.predict(trainer.eval_dataset)
     bonafide, spoof = trainer_scores(trainer, prediction)
     scale, bias = fit_calibration(bonafide, spoof)
+    if scale <= 0:  # no better than chance there: a probability would say the opposite of the score
+        trainer.accelerator.unwrap_model(trainer.model).config.calibration = None
+        return eer(bonafide, spoof).eer, Totals(len(bonafide), len(spoof))
     seconds = trainer.args.num_samples / SAMPLING_RATE
     trainer.accelerator.unwrap_model(trainer.model).config.calibration = {
         "scale": scale,
