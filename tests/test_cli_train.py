@@ -12,6 +12,7 @@ from spooftrace.checkpoint import load_checkpoint
 from spooftrace.cli import main
 from spooftrace.detector import Detector
 from spooftrace.trainers import train_recipe
+from spooftrace.trainers.calibration import fit_calibration
 from spooftrace.trainers.recipe import shipped_recipes
 
 
@@ -66,6 +67,8 @@ def test_scores_that_tell_the_opposite_are_not_made_a_probability(
     detector = Detector.from_pretrained(out)  # refuses a scale that is not positive
     assert detector.calibrated == is_calibrated and detector.scale > 0
     assert detector.probability(2.0) > detector.probability(-2.0)
+    if is_calibrated:
+        assert (detector.scale, detector.bias) == pytest.approx(fit_calibration(*scores))
 
 
 def test_the_detector_is_saved_calibrated_with_its_recipe(material, tmp_path, capsys, monkeypatch):

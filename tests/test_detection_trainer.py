@@ -115,6 +115,15 @@ def test_a_step_s_loss_is_the_weighted_mean_of_its_clips(rows, tmp_path):
     torch.testing.assert_close(losses.sum() / weights.sum(), expected)
 
 
+def test_labels_can_be_smoothed(rows, tmp_path):
+    trainer = trainer_of("erm", tiny_aasist(), tmp_path, rows, label_smoothing_factor=0.2)
+    logits, labels = torch.tensor([[2.0, -1.0], [0.5, 0.0]]), torch.tensor([0, 1])
+    losses, _ = trainer.losses(logits, labels)
+    log_p = logits.log_softmax(1)
+    expected = -0.9 * log_p[[0, 1], labels] - 0.1 * log_p[[0, 1], 1 - labels]
+    torch.testing.assert_close(losses, expected)
+
+
 def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(rows, tmp_path):
     model = tiny_aasist().eval()
     losses = []
@@ -287,6 +296,9 @@ def test_a_resumed_run_counts_on_where_early_stopping_was(rows, tmp_path):
     trainer = noisy_trainer("erm", tmp_path / "parts", rows, **settings)
     trainer.train(resume_from_checkpoint=True)  # of a run that has given up
     assert trainer.state.global_step == whole.state.global_step
+    patient = noisy_trainer("erm", tmp_path / "parts", rows, **settings | {"early_stopping_patience": 5})
+    patient.train(resume_from_checkpoint=True)
+    assert patient.state.global_step == whole.state.global_step + 2
 
 
 def test_a_run_that_has_ended_makes_no_further_step_when_it_is_resumed(rows, tmp_path):

@@ -25,6 +25,7 @@ from training_jobs import (
 )
 
 from spooftrace.trainers import mldg_trainer
+from spooftrace.trainers.batch_norm import BatchNormStatistics
 from spooftrace.trainers.clips import collate
 from spooftrace.trainers.detection_trainer import NonFiniteLossError
 from spooftrace.trainers.mldg import meta_step
@@ -312,3 +313,26 @@ def test_accumulated_meta_steps_resume_to_the_bit(rows, tmp_path):
     resumed = noisy_trainer("mldg", tmp_path / "parts", rows, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert_same(state_of(resumed), state_of(whole))
+
+
+def test_the_splits_follow_the_seed(rows, tmp_path):
+    def draws(seed: int) -> list[int]:
+        trainer = trainer_of("mldg", tiny_aasist(), tmp_path, rows, seed=seed)
+        return [int(torch.randint(2**40, (), generator=trainer._next_generator())) for _ in range(3)]
+
+    first = draws(1)
+    assert first == draws(1) and first != draws(2) and len(set(first)) == 3
+
+
+@pytest.mark.parametrize(("policy", "shared"), [("meta-train", True), ("both", True), ("frozen", False)])
+def test_running_statistics_are_the_mean_over_the_processes(rows, tmp_path, monkeypatch, policy, shared):
+    trainer = trainer_of("mldg", tiny_aasist(), tmp_path, rows, batch_norm=policy)
+    statistics = BatchNormStatistics(trainer.model)
+    before = [buffer.clone() for buffer in statistics.buffers if buffer.is_floating_point()]
+    monkeypatch.setattr(mldg_trainer, "average_over_processes", lambda tensors: [tensor + 1 for tensor in tensors])
+    statistics.keep()
+    trainer._share_statistics(statistics)
+    after = [buffer for buffer in statistics.buffers if buffer.is_floating_point()]
+    assert before
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old + 1 if shared else old)

@@ -134,6 +134,14 @@ class ResumableTrainer(Trainer):
         given_up = any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stoppers)
         return given_up or self.state.global_step >= self.state.max_steps
 
+    def _load_callback_state(self) -> None:
+        """As in transformers; how long early stopping waits is what the arguments say now."""
+        super()._load_callback_state()
+        patience = getattr(self.args, "early_stopping_patience", None)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and patience is not None:
+                callback.early_stopping_patience = patience
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # The state is written last: as long as it is missing, the checkpoint is not whole.
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

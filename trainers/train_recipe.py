@@ -1,5 +1,6 @@
 """Training by a recipe, from the folder's first file to the detector that is saved at the end; and its rehearsal."""
 
+import copy
 import json
 import tempfile
 from collections import Counter
@@ -131,8 +132,9 @@ def calibrate(trainer: DetectionTrainer, recipe: Recipe) -> tuple[float, Totals]
     Returns:
         The EER of these scores, a fraction, and their numbers.
     """
-    prediction = trainer.predict(trainer.eval_dataset)
-    bonafide, spoof = trainer_scores(trainer, prediction)
+    clips = copy.copy(trainer.eval_dataset)
+    clips.augment_eval = False  # whatever the checkpoints were chosen by, scores are those of the clips as they are
+    bonafide, spoof = trainer_scores(trainer, trainer.predict(clips))
     scale, bias = fit_calibration(bonafide, spoof)
     if scale <= 0:  # no better than chance there: a probability would say the opposite of the score
         trainer.accelerator.unwrap_model(trainer.model).config.calibration = None
