@@ -7,16 +7,14 @@ names the encoder it was trained on, which is fetched, compared by its digest an
 import hashlib
 import os
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.utils import cached_file, is_peft_available
-
-
-if is_peft_available():
-    import peft
 
 
 # SpecAugment's vector serves pretraining alone; published encoders often leave it out.
@@ -26,8 +24,17 @@ ADAPTER_FOLDER = "adapter"
 _MISSING_PEFT = "this model has low-rank adapters, which need peft: pip install peft"
 
 
-def _peft_config(lora: Mapping) -> "peft.LoraConfig":
-    return peft.LoraConfig(
+def _peft() -> ModuleType:
+    """peft, loaded only where there are adapters: it takes a second, and brings accelerate along."""
+    if is_peft_available():
+        import peft
+
+        return peft
+    raise ImportError(_MISSING_PEFT)
+
+
+def _peft_config(lora: Mapping) -> Any:
+    return _peft().LoraConfig(
         r=lora["r"],
         lora_alpha=lora["lora_alpha"],
         lora_dropout=lora["lora_dropout"],
@@ -44,10 +51,8 @@ def add_lora(encoder: Wav2Vec2Model, lora: Mapping):
     Raises:
         `ImportError`: without peft.
     """
-    if not is_peft_available():
-        raise ImportError(_MISSING_PEFT)
     encoder.requires_grad_(False)
-    peft.inject_adapter_in_model(_peft_config(lora), encoder)
+    _peft().inject_adapter_in_model(_peft_config(lora), encoder)
     for name, module in encoder.named_modules():
         # peft has initialised them, B with zeros: transformers must not do it again with the encoder's own law. While
         # a checkpoint is loaded they are on "meta" and unmarked, so that a missing one is reported.

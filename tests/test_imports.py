@@ -65,6 +65,7 @@ def test_travelling_code_is_self_contained(path):
         "safetensors",
         "torch",
         "transformers",
+        "types",
         "dataclasses",
         "hashlib",
         "math",
