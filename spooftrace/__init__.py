@@ -21,6 +21,7 @@ _LAZY_NAMES = {
     "Detection": "spooftrace.detector",
     "Detector": "spooftrace.detector",
     "load_audio": "spooftrace.audio",
+    "publish_model": "spooftrace.publish",
     "score_clips": "spooftrace.scoring",
 }
 
@@ -35,6 +36,7 @@ __all__ = [
     "Detector",
     "__version__",
     "load_audio",
+    "publish_model",
     "score_clips",
 ]
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         AasistForAudioClassification,
         AasistModel,
     )
+    from spooftrace.publish import publish_model
     from spooftrace.scoring import score_clips
 
 

@@ -100,6 +100,18 @@ def push_folder(
     return found
 
 
+def ask_hub(question: Callable[[], T], repo_id: str, *, token: str | None = None, attempts: int = ATTEMPTS) -> T:
+    """
+    The answer to a question about a model repository that may be put twice; repeated while the Hub is busy.
+
+    Raises:
+        HubError: where it did not work out; its cause tells whether it may work later, see [`is_transient`].
+    """
+    from huggingface_hub import HfApi
+
+    return _Repository(HfApi(token=token), repo_id, "model", attempts).ask(question)
+
+
 def check_repo_id(repo_id: str) -> str:
     """
     A repository's name, if it is one.

@@ -3,15 +3,18 @@
     with small_hub(tmp_path) as hub:
         subprocess.run([sys.executable, "-c", program], env=hub.env(token=WRITE), check=True)
 
-It knows models, datasets and Spaces: create, upload (git-LFS, not Xet), commit, open a pull request, info, tree, resolve
-with ranges, pinned commits, private repositories, read-only tokens. It knows no merging, tags, organisations, gating or
+It knows models, datasets and Spaces: create, upload (git-LFS, not Xet), commit, branches, open a pull request, info, tree,
+the list of an owner's models, resolve with ranges, pinned commits, private repositories, read-only tokens. It knows no merging, tags, organisations, gating or
 redirects.
 The client reads its endpoint when it is imported, so what talks to the Hub runs in processes of its own.
 """
 
+import json
 import os
 import re
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +97,18 @@ class SmallHub:
     def head(self, name: str, *, kind: str = "model") -> str:
         """The newest commit of the branch `main`."""
         return self.store.find(kind, name)["branches"]["main"]
+
+    def titles(self, name: str, *, kind: str = "model") -> list[str]:
+        """Titles of all commits of a repository, sorted; the first one, which makes it, is called `init`."""
+        paths = self.store.root.glob(f"{kind}/{name}/commits/*")
+        return sorted(json.loads(path.read_text())["title"] for path in paths)
+
+    def spooftrace(self, *arguments: Any, **options: Any) -> subprocess.CompletedProcess:
+        """Runs the command in a process of its own, with this Hub; `options` are those of `env`."""
+        command = [sys.executable, "-m", "spooftrace", *map(str, arguments)]
+        return subprocess.run(
+            command, env=self.env(**options), capture_output=True, text=True, check=False, timeout=600
+        )
 
     def fail(self, match: str, status: int = 503, times: int = 1, **headers: str) -> None:
         """Answers the next `times` requests whose `METHOD path` matches with an error, and does nothing else."""

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+import yaml
+
 
 LFS_SUFFIXES = {".arrow", ".bin", ".flac", ".mp3", ".npy", ".npz", ".onnx", ".parquet", ".safetensors", ".wav", ".zip"}
 LFS_BYTES = 10 * 1024 * 1024
@@ -74,9 +76,13 @@ class Store:
         sha = hashlib.sha1(text.encode()).hexdigest()
         folder = self._folder(repo["kind"], repo["name"])
         (folder / "commits" / sha).write_text(text)
-        repo["branches"][branch] = sha
-        (folder / "repo.json").write_text(json.dumps(repo))
+        self.point(repo, branch, sha)
         return sha
+
+    def point(self, repo: dict, branch: str, sha: str) -> None:
+        """Makes a commit the head of a branch, which may be new."""
+        repo["branches"][branch] = sha
+        (self._folder(repo["kind"], repo["name"]) / "repo.json").write_text(json.dumps(repo))
 
     def resolve(self, repo: dict, revision: str) -> str:
         """A branch or a (shortened) commit id -> the commit id."""
@@ -139,6 +145,15 @@ class Call:
             raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
         if name.split("/")[0] != self.user:
             raise Refusal(403, f"You don't have the rights to write under the namespace {name.split('/')[0]!r}")
+
+
+def create_branch(call: Call, kind: str, name: str, revision: str) -> Answer:
+    repo = call.repo(kind, name, write=True)
+    if revision in repo["branches"]:
+        raise Refusal(409, f"Reference already exists: {revision}")
+    start = json.loads(call.body or b"{}").get("startingPoint") or "main"
+    call.store.point(repo, revision, call.store.resolve(repo, start))
+    return json_answer({})
 
 
 def whoami(call: Call) -> Answer:
@@ -283,6 +298,33 @@ def info(call: Call, kind: str, name: str, revision: str = "") -> Answer:
     return json_answer({**known, **dates, **flags, "sha": sha, "sdk": repo["sdk"], "siblings": siblings})
 
 
+def list_models(call: Call) -> Answer:
+    """The models of an owner, on one page; tags and metadata are those of the cards."""
+    owner, tag, found = call.query.get("author", ""), call.query.get("filter"), []
+    for path in sorted((call.store.root / "model" / owner).glob("*/repo.json")):
+        repo = json.loads(path.read_bytes())
+        card = _card(call.store, repo)
+        tags = [*(card.get("tags") or []), card.get("library_name")]
+        if (repo["private"] and call.user != owner) or (tag and tag not in tags):
+            continue
+        known = {
+            "id": repo["name"],
+            "modelId": repo["name"],
+            "author": owner,
+            "private": repo["private"],
+            "tags": tags,
+        }
+        found.append({**known, "sha": repo["branches"]["main"], "cardData": card})
+    return json_answer(found)
+
+
+def _card(store: Store, repo: dict) -> dict:
+    entry = store.commit_of(repo, repo["branches"]["main"])["files"].get("README.md")
+    text = store.blob(entry["sha256"]).read_text("utf-8") if entry else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    return yaml.safe_load(header[1]) if header else {}
+
+
 def _details(entry: dict) -> dict:
     lfs = {"sha256": entry["sha256"], "size": entry["size"], "pointerSize": entry["pointer"]}
     return {"size": entry["size"], "blobId": entry["oid"]} | ({"lfs": lfs} if entry["lfs"] else {})
@@ -358,11 +400,13 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", r"/api/whoami-v2", whoami),
     ("POST", r"/api/repos/create", create_repo),
     ("POST", r"/api/validate-yaml", validate_card),
+    ("GET", r"/api/models", list_models),
     ("GET", rf"/api/{_REPO}", info),
     ("GET", rf"/api/{_REPO}/revision/{_REVISION}", info),
     ("GET", rf"/api/{_REPO}/refs", refs),
     ("GET", rf"/api/{_REPO}/tree/{_REVISION}(?P<path>/.*)?", tree),
     ("POST", rf"/api/{_REPO}/paths-info/{_REVISION}", paths_info),
+    ("POST", rf"/api/{_REPO}/branch/{_REVISION}", create_branch),
     ("POST", rf"/api/{_REPO}/preupload/{_REVISION}", preupload),
     ("GET", rf"/api/{_REPO}/discussions", discussions),
     ("POST", rf"/api/{_REPO}/commit/{_REVISION}", commit),

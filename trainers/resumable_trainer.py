@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from spooftrace.trainers.checkpoints import last_checkpoint
+from spooftrace.trainers.hub_trainer import HubTrainer
 
 
 # Launchers pass the signal on that a terminal has sent to their processes already.
@@ -81,7 +82,7 @@ class _Epochs(TrainerCallback):
         self.trainer.epoch_is_over = True
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(HubTrainer):
     """
     A Trainer whose resumed runs end as they would have without the interruption.
 

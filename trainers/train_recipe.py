@@ -49,6 +49,7 @@ class Trained(NamedTuple):
         trials: the development clips that it was measured on.
         steps: that were made.
         best_step: where the parameters that were saved come from.
+        hub_problem: why the Hub does not have it although `push_to_hub` was asked for.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Trained(NamedTuple):
     trials: Totals
     steps: int
     best_step: int
+    hub_problem: str | None = None
 
 
 def train_recipe(
@@ -89,13 +91,14 @@ def train_recipe(
         tell(f"resuming from {checkpoint}" if checkpoint else f"training {recipe.name} from the beginning")
     steps = trainer.train(resume_from_checkpoint=checkpoint).global_step
     rate, trials = calibrate(trainer, recipe)
-    trainer.save_model(str(folder))
+    trainer.save_model(str(folder), _internal_call=True)  # it is pushed below, with its result
     trainer.save_state()
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
     result = Trained(folder, rate, trials, steps, best or steps)
     if trainer.is_world_process_zero():
         _write_result(result)
-    return result
+        trainer.push_saved(folder)
+    return result._replace(hub_problem=trainer.hub_problem)
 
 
 def finished_run(recipe: Recipe, folder: Path) -> Trained | None:
@@ -107,7 +110,7 @@ def finished_run(recipe: Recipe, folder: Path) -> Trained | None:
 
 
 def _write_result(result: Trained) -> None:
-    values = {name: value for name, value in result._asdict().items() if name != "folder"}
+    values = {name: value for name, value in result._asdict().items() if name not in ("folder", "hub_problem")}
     text = json.dumps(values, indent=2) + "\n"
     (result.folder / RESULT_FILE).write_text(text, encoding="utf-8")
 

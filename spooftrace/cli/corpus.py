@@ -242,7 +242,7 @@ def run_push(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(args, build)
         return 0
-    push = _push(args, build)
+    push = push_build(args, build)
     if args.json:
         print(json.dumps({**_build_json(build), "push": push._asdict()}, indent=1))
     else:
@@ -251,7 +251,8 @@ def run_push(args: argparse.Namespace) -> int:
     return 0
 
 
-def _push(args: argparse.Namespace, build: "Build") -> "Push":
+def push_build(args: argparse.Namespace, build: "Build") -> "Push":
+    """Pushes a build as the options say, and reads it back."""
     from huggingface_hub.utils import disable_progress_bars
 
     from spooftrace.data_scripts.publish import ReadBackError, read_hub
@@ -264,7 +265,8 @@ def _push(args: argparse.Namespace, build: "Build") -> "Push":
             build.folder,
             args.repo_id,
             repo_type="dataset",
-            message=f"{build.corpus.title}, built with spooftrace {build.manifest['spooftrace']}",
+            message=getattr(args, "message", None)
+            or f"{build.corpus.title}, built with spooftrace {build.manifest['spooftrace']}",
             private=args.private or None,
             revision=args.revision,
             create_pr=args.create_pr,

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 
@@ -82,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
         f"validation clips ({trained.trials.bonafide:,} bona fide, {trained.trials.spoof:,} spoof)\n"
         f"spooftrace detect --model {trained.folder} CLIP"
     )
+    if trained.hub_problem:
+        print(f"spooftrace: error: not pushed: {trained.hub_problem}", file=sys.stderr)
+        return 1
     return 0
 
 

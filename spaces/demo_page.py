@@ -1,0 +1,242 @@
+"""The page of the demo, and its two endpoints for programs: `/detect` and `/trace`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import gradio as gr
+
+from spooftrace.spaces.demo_clip import Progress
+from spooftrace.spaces.demo_session import EMPTY, Checked, Visits
+from spooftrace.spaces.demo_views import about
+from spooftrace.spaces.demo_words import duration
+
+
+FILES = resources.files("spooftrace.spaces") / "detector"
+TITLE = "Is this speech genuine?"
+START_PERCENT = 5  # of genuine clips that may be flagged, before a visitor moves it
+STATE_SECONDS = 600
+
+# Of everything that runs a model: these share one limit.
+HEAVY = {"concurrency_id": "models", "api_visibility": "private"}
+LIGHT = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one checked clip is shown."""
+
+    clip: gr.Audio
+    model: gr.Radio
+    checked: gr.State
+    card: gr.HTML
+    timeline: gr.HTML
+
+    @property
+    def shown(self) -> list[gr.HTML]:
+        return [self.card, self.timeline]
+
+
+def build_page(visits: Visits, example: Path) -> gr.Blocks:
+    """
+    Args:
+        visits: answers.
+        example: a clip to try, in the folder of uploads.
+    """
+    settings = visits.settings
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, settings.keep_seconds)) as blocks:
+        gr.Markdown(
+            f"# {TITLE}\nA detector listens for traces of synthesis, voice conversion and neural codecs. Clips of up to "
+            f"{duration(settings.max_seconds)}; they are deleted after {duration(settings.keep_seconds)}."
+        )
+        with gr.Tab("Check a clip", elem_id="st-check"):
+            _check_tab(visits, example)
+        with gr.Tab("Compare two", elem_id="st-compare"):
+            _compare_tab(visits)
+        _endpoints(visits)
+    return blocks
+
+
+def _about(visits: Visits) -> gr.HTML:
+    detectors = {name: offered.detector for name, offered in visits.models.detectors.items()}
+    cards = {name: offered.card for name, offered in visits.models.detectors.items() if offered.card}
+    return gr.HTML(about(detectors, cards, visits.models.tracer_card))
+
+
+def _percent_slider() -> gr.Slider:
+    return gr.Slider(
+        1, 30, START_PERCENT, step=1, label="Genuine clips that may be flagged by mistake, in percent", buttons=[]
+    )
+
+
+def _clip_input(label: str) -> gr.Audio:
+    return gr.Audio(label=label, sources=["upload", "microphone"], type="filepath", editable=False, buttons=[])
+
+
+def _model_choice(visits: Visits, label: str = "Detector") -> gr.Radio:
+    names = list(visits.models.detectors)
+    return gr.Radio(names, value=names[0], label=label, visible=len(names) > 1)
+
+
+def _timeline() -> gr.HTML:
+    return gr.HTML(js_on_load=(FILES / "timeline.js").read_text(encoding="utf-8"), apply_default_css=False)
+
+
+def _player() -> gr.Audio:
+    return gr.Audio(label="The window that was pressed", interactive=False, autoplay=True, type="numpy", buttons=[])
+
+
+def _reporting(progress: gr.Progress) -> Progress:
+    return lambda share, words: progress(share, desc=words)
+
+
+def _check_tab(visits: Visits, example: Path) -> None:
+    # On a wide screen what the models cannot do stands below the clip, on a phone below the results.
+    with gr.Row(elem_classes="st-layout"):
+        with gr.Column(scale=2, min_width=300):
+            clip = _clip_input("Clip")
+            try_example = gr.Button("Try an example: synthetic speech", size="sm")
+            model = _model_choice(visits)
+        with gr.Column(scale=3, min_width=300, elem_classes="st-results"):
+            card, percent = gr.HTML(EMPTY), _percent_slider()
+            words = gr.HTML(_note(visits.words(model.value, START_PERCENT)))
+            place = Place(clip, model, gr.State(time_to_live=STATE_SECONDS), card, _timeline())
+            with gr.Column(visible=False) as listen:
+                with gr.Row():
+                    number = gr.Slider(1, 2, 1, step=1, label="Window", scale=3, buttons=[])
+                    play = gr.Button("Play window", scale=1, min_width=120)
+                player = _player()
+            source = gr.HTML()
+            download = gr.DownloadButton("Download the report (JSON)", visible=False)
+        with gr.Column(scale=2, min_width=300):
+            _about(visits)
+    try_example.click(lambda: str(example), None, clip, **LIGHT)
+    _check_events(visits, place, percent, words, source, download, listen, number)
+    _play_events(visits, place, player)
+    play.click(_play_number(visits), [clip, place.checked, number], player, **LIGHT)
+
+
+def _note(text: str) -> str:
+    return f'<p class="st-note">{text}</p>'
+
+
+def _check_events(
+    visits: Visits,
+    place: Place,
+    percent: gr.Slider,
+    words: gr.HTML,
+    source: gr.HTML,
+    download: gr.DownloadButton,
+    listen: gr.Column,
+    number: gr.Slider,
+) -> None:
+    def check(path: str | None, model: str, share: float, progress=gr.Progress()):  # noqa: B008  gradio's way
+        checked = None if path is None else visits.check(path, model, _reporting(progress), traced=True)
+        windows = [] if checked is None else getattr(checked.detection, "windows", [])
+        slider = gr.Slider(maximum=max(len(windows), 2), value=1)
+        return checked, *judge(checked, model, share), gr.Column(visible=len(windows) > 0), slider
+
+    def judge(checked: Checked | None, model: str, share: float):
+        path = visits.report(checked, share)
+        button = gr.DownloadButton(value=path, visible=path is not None)
+        return *visits.show(checked, share), _note(visits.words(model, share)), button
+
+    judged = [*place.shown, source, words, download]
+    gr.on(
+        [place.clip.change, place.model.change],
+        check,
+        [place.clip, place.model, percent],
+        [place.checked, *judged, listen, number],
+        show_progress_on=place.card,
+        **HEAVY,
+    )
+    percent.change(judge, [place.checked, place.model, percent], judged, trigger_mode="always_last", **LIGHT)
+
+
+def _play_events(visits: Visits, place: Place, player: gr.Audio) -> None:
+    def play(path: str | None, checked: Checked | None, event: gr.EventData):
+        return visits.play(path, checked, event._data.get("index"))
+
+    place.timeline.select(play, [place.clip, place.checked], player, **LIGHT)
+
+
+def _play_number(visits: Visits) -> Callable:
+    return lambda path, checked, number: visits.play(path, checked, number - 1)
+
+
+def _compare_tab(visits: Visits) -> None:
+    gr.Markdown("Two clips by one detector, or one clip by two: without a second clip the first is taken.")
+    with gr.Row():
+        asked = [_compare_input(visits, name) for name in ("A", "B")]
+    percent = _percent_slider()
+    button = gr.Button("Compare", variant="primary")
+    with gr.Row():
+        places = [_compare_place(clip, model) for clip, model in asked]
+    with gr.Column(visible=False) as listen:
+        player = _player()
+    _compare_events(visits, places, percent, button, listen)
+    _play_events(visits, places[0], player)
+    _play_second(visits, *places, player)
+    _about(visits)
+
+
+def _compare_input(visits: Visits, name: str) -> tuple[gr.Audio, gr.Radio]:
+    with gr.Column(min_width=300):
+        return _clip_input(f"Clip {name}"), _model_choice(visits, f"Detector {name}")
+
+
+def _compare_place(clip: gr.Audio, model: gr.Radio) -> Place:
+    with gr.Column(min_width=300):
+        return Place(clip, model, gr.State(time_to_live=STATE_SECONDS), gr.HTML(), _timeline())
+
+
+def _compare_events(
+    visits: Visits, places: Sequence[Place], percent: gr.Slider, button: gr.Button, listen: gr.Column
+) -> None:
+    def compare(path_a, model_a, path_b, model_b, share, progress=gr.Progress()):  # noqa: B008  gradio's way
+        results = []
+        for path, model in ((path_a, model_a), (path_b or path_a, model_b)):
+            checked = None if path is None else visits.check(path, model, _reporting(progress), traced=False)
+            results += [checked, *visits.show(checked, share)[:2]]
+        return *results, gr.Column(visible=path_a is not None)
+
+    def judge(checked_a: Checked | None, checked_b: Checked | None, share: float):
+        return [view for checked in (checked_a, checked_b) for view in visits.show(checked, share)[:2]]
+
+    first, second = places
+    inputs = [first.clip, first.model, second.clip, second.model, percent]
+    outputs = [part for place in places for part in (place.checked, *place.shown)]
+    button.click(compare, inputs, [*outputs, listen], show_progress_on=[place.card for place in places], **HEAVY)
+    shown = [*first.shown, *second.shown]
+    percent.change(judge, [first.checked, second.checked, percent], shown, trigger_mode="always_last", **LIGHT)
+
+
+def _play_second(visits: Visits, first: Place, second: Place, player: gr.Audio) -> None:
+    def play(path_a: str | None, path_b: str | None, checked: Checked | None, event: gr.EventData):
+        return visits.play(path_b or path_a, checked, event._data.get("index"))
+
+    second.timeline.select(play, [first.clip, second.clip, second.checked], player, **LIGHT)
+
+
+def _endpoints(visits: Visits) -> None:
+    """What programs call; on the page it is hidden."""
+
+    def detect(audio: str | None, model: str, threshold: float, progress=gr.Progress()):  # noqa: B008  gradio's way
+        return visits.detect_json(audio, model, threshold, _reporting(progress))
+
+    def trace(audio: str | None, progress=gr.Progress()):  # noqa: B008  gradio's way
+        return visits.trace_json(audio, _reporting(progress))
+
+    names = list(visits.models.detectors)
+    with gr.Column(visible=False):
+        audio, answer = (
+            gr.Audio(type="filepath", sources=["upload"], label="audio"),
+            gr.Textbox(label="detection"),
+        )
+        model, threshold = gr.Dropdown(names, value=names[0], label="model"), gr.Number(0.5, label="threshold")
+        shared = {"concurrency_id": "models"}
+        gr.Button().click(detect, [audio, model, threshold], answer, api_name="detect", **shared)
+        if visits.models.tracer is not None:
+            traced = gr.Textbox(label="trace")
+            gr.Button().click(trace, audio, traced, api_name="trace", **shared)

@@ -1,0 +1,139 @@
+"""The cards of the demo as HTML: the verdict, the source, and what the models know. All text from outside is escaped."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from spooftrace.detector import Detector
+from spooftrace.results import Detection, Failure, SourceAnswer, Trace, UnknownAnswer, printable
+from spooftrace.spaces.demo_thresholds import Threshold
+from spooftrace.spaces.demo_words import CAVEAT, CLASSES, TASKS, Verdict, duration, percent
+
+
+def verdict_card(verdict: Verdict, result: Detection | Failure, threshold: Threshold) -> str:
+    """The verdict on a clip, with its probability beside the threshold."""
+    measured = isinstance(result, Detection) and result.probability_bonafide is not None
+    gauge = _gauge(result.probability_bonafide, threshold) if measured and result.verdict != "abstain" else ""
+    return (
+        f'<section class="st-card st-{verdict.tone}" aria-live="polite"><p class="st-clip">{_clip_words(result)}</p>'
+        f"<h2>{html.escape(verdict.headline)}</h2>{gauge}<p>{html.escape(verdict.detail)}</p>"
+        f'<p class="st-quiet">{html.escape(CAVEAT)}</p></section>'
+    )
+
+
+def _clip_words(result: Detection | Failure) -> str:
+    name = html.escape(printable(result.path))
+    if isinstance(result, Failure):
+        return name
+    return f"{name}, {duration(result.duration)}, by <strong>{html.escape(str(result.model['name']))}</strong>"
+
+
+def _gauge(probability: float, threshold: Threshold) -> str:
+    words = f"{percent(probability)} probability of genuine speech; the threshold is {percent(threshold.probability)}"
+    return (
+        f'<div class="st-gauge" role="img" aria-label="{words}"><div class="st-scale">'
+        f'<span class="st-needle" style="left:{100 * probability:.1f}%"></span>'
+        f'<span class="st-tick" style="left:{100 * threshold.probability:.1f}%"></span></div>'
+        '<div class="st-ends" aria-hidden="true"><span>fake</span><span>genuine</span></div></div>'
+    )
+
+
+def trace_card(result: Trace | Failure | None) -> str:
+    """The source of a clip: a question with its classes each, and whether the source is known at all."""
+    if result is None or isinstance(result, Failure):
+        return ""
+    questions = "".join(_question(task, getattr(result, task)) for task in TASKS)
+    return (
+        '<section class="st-card st-trace"><h2>Where it would come from, if it is fake</h2>'
+        f'{_unknown(result)}<div class="st-questions">{questions}</div>'
+        '<p class="st-quiet">A trace names the known kind of neural codec that fits best, and something always does. '
+        "Read it only where the clip is flagged.</p></section>"
+    )
+
+
+def _question(task: str, answer: SourceAnswer | None) -> str:
+    if answer is None or answer.probabilities is None:
+        return ""
+    rows = "".join(
+        _bar(CLASSES[task].get(name, name), share, name == answer.label)
+        for name, share in answer.probabilities.items()
+    )
+    return f'<div class="st-question"><h3>{TASKS[task]}</h3><ul>{rows}</ul></div>'
+
+
+def _bar(name: str, share: float, best: bool) -> str:
+    shown = html.escape(name)
+    text = f"<strong>{shown}</strong>" if best else shown
+    return (
+        f'<li><span class="st-name">{text}</span><span class="st-bar" aria-hidden="true">'
+        f'<span style="width:{100 * share:.1f}%"></span></span><span class="st-number">{percent(share)}</span></li>'
+    )
+
+
+def _unknown(result: Trace) -> str:
+    answer: UnknownAnswer | None = result.unknown
+    if answer is None:
+        return '<p class="st-quiet">This tracer has no score for unknown sources.</p>'
+    if answer.is_unknown is None:
+        return f"<p>No answer: {html.escape(str(result.reason))}.</p>"
+    limit = result.model["open_set"]["threshold"]
+    numbers = f"unknown score {_short(answer.score)}, threshold {_short(limit)}"
+    if answer.is_unknown:
+        return f"<p><strong>Unlike every source the tracer knows</strong> ({numbers}). The bars show what it resembles.</p>"
+    return f"<p>Like the sources that the tracer knows ({numbers}).</p>"
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def about(names: Mapping[str, Detector], cards: Mapping[str, Path], tracer_card: Path | None) -> str:
+    """
+    What the models were trained on and cannot do.
+
+    Args:
+        names: detectors by the names that they are offered by.
+        cards: their model cards, where they are at hand.
+        tracer_card: that of the tracer.
+    """
+    parts = [_about_detector(name, detector, cards.get(name)) for name, detector in names.items()]
+    if tracer_card is not None:
+        missing = _section(tracer_card, "What it can answer")
+        text = next((line for line in missing if line.startswith("**What is missing.**")), "")
+        parts.append(f"<h3>Source tracing</h3><p>{_inline(text)}</p>")
+    return (
+        f'<section class="st-about"><h2>What it was trained on, and what it cannot do</h2>{"".join(parts)}</section>'
+    )
+
+
+def _about_detector(name: str, detector: Detector, card: Path | None) -> str:
+    corpora = getattr(detector.model.config, "training_corpora", None) or []
+    trained = f"Trained on speech from {', '.join(corpora)}." if corpora else "It does not say what it was trained on."
+    limits = _bullets(_section(card, "What it cannot do")) if card else []
+    items = "".join(f"<li>{_inline(limit)}</li>" for limit in limits)
+    closing = f"<ul>{items}</ul>" if items else "<p>What it cannot do is not stated here; read its model card.</p>"
+    return f"<h3>Detector {html.escape(name)}</h3><p>{html.escape(trained)}</p>{closing}"
+
+
+def _section(card: Path, heading: str) -> list[str]:
+    """The paragraphs below a heading of a model card, each as one line; a list is one paragraph of several lines."""
+    text = card.read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    paragraphs = found.group(1).strip().split("\n\n") if found else []
+    return [
+        " ".join(line.strip() for line in re.sub(r"\n- ", "\0- ", part).split("\n")).replace("\0", "\n")
+        for part in paragraphs
+    ]
+
+
+def _bullets(paragraphs: Sequence[str]) -> list[str]:
+    lines = (line for paragraph in paragraphs for line in paragraph.split("\n"))
+    return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+
+
+def _inline(text: str) -> str:
+    """Bold and code of Markdown as HTML, everything else escaped."""
+    escaped = html.escape(text)
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", bold)

@@ -1,0 +1,266 @@
+"""Spaces on the Hub in one commit: the metrics that `evaluate.load` reads, and apps with the package beside them."""
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from spooftrace.hub import ATTEMPTS, Push, check_repo_id, local_files, push_folder
+from spooftrace.model_facts import split_card
+from spooftrace.publish import PublishError, owner_token, require_token, staging_folder
+from spooftrace.spaces.metric_spaces import SLUGS, write_metric_space
+from spooftrace.stranger import CheckError, stranger
+
+
+PACKAGE = "spooftrace"
+SUBPACKAGES = ("modeling", "data_scripts", "trainers", "spaces")
+IMPORTED = (PACKAGE, f"{PACKAGE}.modeling", f"{PACKAGE}.spaces")  # by an app; the others need more than core packages
+NOT_VENDORED = ("*.py[cod]", "*.pyi", ".*")
+
+STALE = ("[!.]*",)  # all but the Hub's own files: what the folder no longer has must not be imported
+COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+TITLE_LIMIT, TEXT_LIMIT = 64, 60
+
+# A requirement with its one version: `torch==2.12.1`, extras and a marker allowed.
+_PINNED = re.compile(r"[\w.-]+(\[[\w,.-]+\])?\s*==\s*[\w.!+-]+\s*(;.*)?")
+
+
+class PublishedSpace(NamedTuple):
+    """
+    A Space that was published.
+
+    Args:
+        push: the commit.
+        checked: whether it was downloaded and imported, or, for a metric, loaded and used, by a stranger.
+    """
+
+    push: Push
+    checked: bool
+
+
+def publish_metric(
+    slug: str,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    staging: str | os.PathLike | None = None,
+    check: bool = True,
+    token: str | None = None,
+    attempts: int = ATTEMPTS,
+) -> PublishedSpace:
+    """
+    Publishes a metric as the Space that `evaluate.load(repo_id)` reads.
+
+    Args:
+        slug: `"eer"`, `"min_dcf"`, `"min_tdcf"` or `"cllr"`.
+        repo_id: `owner/slug`; `evaluate` looks for a script of the repository's name.
+        check: load it as a stranger would, and use it; needs `evaluate`.
+        private, revision, create_pr, message, staging, token, attempts: see `spooftrace.publish_model`.
+
+    Raises:
+        PublishError: for another slug, or another name of the repository.
+        HubError: where the push or the check failed.
+    """
+    check_repo_id(repo_id)
+    if slug not in SLUGS:
+        raise PublishError(f"there is no metric {slug!r}: name one of {', '.join(SLUGS)}")
+    if repo_id.partition("/")[2] != slug:
+        raise PublishError(
+            f"the metric {slug} can be loaded from a repository of this name alone: push to OWNER/{slug}"
+        )
+    if check and importlib.util.find_spec("evaluate") is None:  # say so before the push
+        raise ModuleNotFoundError("to try the metric, evaluate has to be installed", name="evaluate")
+    require_token(token)
+    with staging_folder(staging, repo_id, "space") as target:
+        write_metric_space(slug, target)
+        push = push_folder(
+            target,
+            repo_id,
+            repo_type="space",
+            message=message or f"The metric {slug}, published with spooftrace",
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            replace=STALE,
+            token=token,
+            attempts=attempts,
+        )
+        if check:
+            _use(push, token)
+    return PublishedSpace(push, check)
+
+
+def _use(push: Push, token: str | None) -> None:
+    with stranger(owner_token(token)) as visitor:
+        try:
+            visitor.load_metric(push.repo_id, push.commit)
+        except CheckError as error:
+            raise CheckError(f"it was pushed ({push.url}), but cannot be loaded: {error}") from error
+
+
+def publish_space(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    vendored: bool = True,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    staging: str | os.PathLike | None = None,
+    check: bool = True,
+    token: str | None = None,
+    attempts: int = ATTEMPTS,
+) -> PublishedSpace:
+    """
+    Publishes a Gradio app as a Space.
+
+    Args:
+        folder: with `app.py`, `README.md` and `requirements.txt`, or the name of one in `spaces/`.
+        repo_id: `owner/name`.
+        vendored: put the package `spooftrace` beside the app, so that it runs without an index that has it.
+        check: download the Space as a stranger would, and import what it brought.
+        private, revision, create_pr, message, staging, token, attempts: see `spooftrace.publish_model`.
+
+    Raises:
+        PublishError: for a folder that is no such app, see [`check_space`].
+        HubError: where the push or the check failed.
+    """
+    check_repo_id(repo_id)
+    source = find_space(folder)
+    require_token(token)
+    with staging_folder(staging, repo_id, "space") as target:
+        stage_space(source, target, vendored=vendored)
+        push = push_folder(
+            target,
+            repo_id,
+            repo_type="space",
+            message=message or f"{source.name}, published with spooftrace",
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            replace=STALE,
+            token=token,
+            attempts=attempts,
+        )
+        if check:
+            _download(push, token, IMPORTED if vendored else ())
+    return PublishedSpace(push, check)
+
+
+def _download(push: Push, token: str | None, modules: Sequence[str]) -> None:
+    with stranger(owner_token(token)) as visitor:
+        try:
+            visitor.load_space(push.repo_id, push.commit, list(modules))
+        except CheckError as error:
+            raise CheckError(f"it was pushed ({push.url}), but does not work elsewhere: {error}") from error
+
+
+def find_space(name: str | os.PathLike) -> Path:
+    """
+    The folder of an app, or of one that comes with spooftrace by its name.
+
+    Raises:
+        PublishError: where there is none.
+    """
+    folder, root = Path(name), Path(__file__).resolve().parent
+    if folder.is_dir():
+        return folder
+    own = {path.name: path for path in sorted(root.iterdir()) if (path / "app.py").is_file()}
+    if os.fspath(name) in own:
+        return own[os.fspath(name)]
+    raise PublishError(
+        f"{os.fspath(name)!r} is neither a folder nor a Space of spooftrace ({', '.join(own) or 'none'})"
+    )
+
+
+def stage_space(folder: Path, target: Path, *, vendored: bool = True) -> Path:
+    """
+    Writes a Space as it is pushed; no network is asked.
+
+    Raises:
+        PublishError: for a folder that is no such app, see [`check_space`].
+    """
+    check_space(folder, vendored=vendored)
+    for name, path in local_files(folder).items():
+        if name.endswith((".pyc", ".pyo")) or name.partition("/")[0] == PACKAGE and vendored:
+            continue
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+    if vendored:
+        vendor_package(target / PACKAGE)
+    return target
+
+
+def vendor_package(target: Path) -> Path:
+    """Copies the package as `import spooftrace` finds it: one tree, wherever its parts lie in an installation or a clone."""
+    for name in (PACKAGE, *(f"{PACKAGE}.{part}" for part in SUBPACKAGES)):
+        spec = importlib.util.find_spec(name)
+        source = Path(spec.submodule_search_locations[0])
+        parts = SUBPACKAGES if name == PACKAGE else ()
+        for path in sorted(source.rglob("*")):
+            inner = path.relative_to(source)
+            if inner.parts[0] in parts or "__pycache__" in inner.parts or not path.is_file():
+                continue
+            if not any(fnmatchcase(path.name, pattern) for pattern in NOT_VENDORED):
+                place = target.joinpath(*name.split(".")[1:], inner)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+    return target
+
+
+def check_space(folder: Path, *, vendored: bool = True) -> None:
+    """
+    Whether the Hub would take and build a folder as a Space of Gradio that gives the same app in a year.
+
+    Raises:
+        PublishError: with all that is wrong: a missing file, the header of `README.md`, a version that is not pinned.
+    """
+    missing = [name for name in ("app.py", "README.md", "requirements.txt") if not (folder / name).is_file()]
+    if missing:
+        raise PublishError(f"{folder} is no Space: {', '.join(missing)} missing")
+    try:
+        header, _ = split_card((folder / "README.md").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PublishError(f"{folder}: {error}") from error
+    problems = [*_header_problems(folder, header), *_requirement_problems(folder, vendored)]
+    if problems:
+        raise PublishError(f"{folder} is no valid Space: {'; '.join(problems)}")
+
+
+def _header_problems(folder: Path, header: dict) -> list[str]:
+    found = [
+        f"README.md has no {name}" for name in ("title", "sdk", "sdk_version", "app_file") if not header.get(name)
+    ]
+    found += [] if header.get("sdk", "gradio") == "gradio" else [f"sdk is {header['sdk']!r}, not gradio"]
+    if header.get("sdk_version") and not re.fullmatch(r"\d+\.\d+\.\d+", str(header["sdk_version"])):
+        found.append(f"sdk_version {header['sdk_version']} is not pinned, as in 6.31.0")
+    if header.get("app_file") and not (folder / str(header["app_file"])).is_file():
+        found.append(f"app_file {header['app_file']!r} is not there")
+    for name in ("colorFrom", "colorTo"):
+        if header.get(name, "gray") not in COLOURS:
+            found.append(f"{name} {header[name]!r} is none of {', '.join(COLOURS)}")
+    for name, limit in (("title", TITLE_LIMIT), ("short_description", TEXT_LIMIT)):
+        if len(str(header.get(name) or "")) > limit:
+            found.append(f"{name} has more than {limit} characters")
+    return found
+
+
+def _requirement_problems(folder: Path, vendored: bool) -> list[str]:
+    found = []
+    for line in (folder / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        text = line.partition(" #")[0].strip()
+        if not text or text.startswith(("#", "--extra-index-url", "--index-url")):
+            continue
+        if vendored and re.match(rf"{PACKAGE}\b", text):
+            found.append("requirements.txt asks for spooftrace, which lies beside the app")
+        elif not _PINNED.fullmatch(text):
+            found.append(f"requirements.txt does not pin {text!r}, as in numpy==2.4.0")
+    return found

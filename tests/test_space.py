@@ -1,0 +1,332 @@
+"""What the demo says and draws, without a server: thresholds, words, pictures, the report, and what is refused."""
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+gr = pytest.importorskip("gradio")
+
+from spooftrace.audio import AudioError, AudioLimits  # noqa: E402  after the skip
+from spooftrace.cli import main  # noqa: E402
+from spooftrace.detector import Detector  # noqa: E402
+from spooftrace.results import Detection, Failure, SourceAnswer, Trace, UnknownAnswer, Window  # noqa: E402
+from spooftrace.spaces import demo_clip, demo_guard, demo_pictures, demo_views, demo_words  # noqa: E402
+from spooftrace.spaces.demo_models import DemoModels, DemoSettings, public_name  # noqa: E402
+from spooftrace.spaces.demo_session import Visits  # noqa: E402
+from spooftrace.spaces.demo_thresholds import OperatingPoints, Threshold, measure  # noqa: E402
+
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "synthetic_speech.flac"
+SPACE = ROOT / "spaces" / "detector"
+SCORES = st.lists(st.floats(-20, 20), min_size=1, max_size=60)
+POINTS = OperatingPoints("sha256:a", "ten clips of each kind", tuple(range(10)), tuple(range(-10, 0)))
+DETECTION = Detection(
+    "a.wav", 1.0, 0.7, "bonafide", None, 4.0, [Window(0, 2, 1.0)], {"name": "m", "calibrated": True}, "0"
+)
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory) -> Visits:
+    """The shipped models, without a page."""
+    settings = DemoSettings()
+    return Visits(DemoModels.load(settings), settings, tmp_path_factory.mktemp("uploads"))
+
+
+@pytest.fixture
+def uploaded(visits) -> str:
+    path = visits.folder / EXAMPLE.name
+    path.write_bytes(EXAMPLE.read_bytes())
+    return str(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SCORES, SCORES, st.floats(0, 0.99))
+def test_a_threshold_never_flags_more_genuine_clips_than_was_asked_for(genuine, fake, share):
+    point = OperatingPoints("r", "these", genuine, fake).at(share)
+    assert sum(score < point.score for score in genuine) == point.flagged_genuine <= share * len(genuine) + 1e-6
+    assert sum(score < point.score for score in fake) == point.flagged_fake
+    higher = [score for score in genuine if score > point.score]
+    if higher:  # and none that flags more would do
+        assert sum(score < min(higher) for score in genuine) > share * len(genuine) - 1e-6
+
+
+def test_a_threshold_is_applied_as_the_command_applies_it():
+    threshold = Threshold.for_share(0.2, POINTS, lambda score: score / 10)
+    assert (threshold.probability, threshold.point.flagged_genuine) == (0.2, 2)
+    assert threshold.apply(replace(DETECTION, probability_bonafide=0.2)).verdict == "bonafide"
+    assert threshold.apply(replace(DETECTION, probability_bonafide=0.19)).verdict == "spoof"
+    abstention = replace(DETECTION, verdict="abstain", reason="silent", probability_bonafide=0.9)
+    assert threshold.apply(abstention) == abstention
+
+
+def test_without_measured_scores_no_rate_is_promised():
+    threshold = Threshold.for_share(0.01, None, float)
+    assert (threshold.probability, threshold.share) == (0.5, None)
+    assert "no rate of false alarms" in demo_words.threshold_words(threshold)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 2])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        POINTS.at(share)
+
+
+def test_the_shipped_points_belong_to_the_shipped_detector():
+    revision = Detector.from_pretrained().model_info["revision"]
+    points = OperatingPoints.find(revision)
+    assert points is not None, "measure them anew: python -m spooftrace.spaces.demo_thresholds"
+    assert (len(points.genuine), len(points.fake)) == (251, 260)
+    assert OperatingPoints.find("sha256:other") is None
+
+
+def test_points_are_measured_from_scores_and_labels(tmp_path):
+    (tmp_path / "scores.txt").write_text("a 2.5\nb -1.0\nc 0.5\n")
+    (tmp_path / "run.json").write_text('{"model": {"revision": "sha256:x"}}')
+    (tmp_path / "labels.csv").write_text("utterance_id,label\na,bonafide\nb,spoof\nc,bonafide\n")
+    points = measure(tmp_path, tmp_path / "labels.csv", None, "three clips")
+    assert points == OperatingPoints("sha256:x", "three clips", (0.5, 2.5), (-1.0,))
+    points.save(tmp_path)
+    assert OperatingPoints.find("sha256:x", tmp_path) == points
+
+
+def test_the_report_holds_what_the_commands_print(visits, uploaded, monkeypatch, capsys):
+    checked = visits.check(uploaded, "default", None, traced=True)
+    threshold = visits.threshold("default", 5)
+    written = json.loads(Path(visits.report(checked, 5)).read_text())
+    monkeypatch.chdir(visits.folder)
+    assert main(["detect", "--json", "--threshold", str(threshold.probability), EXAMPLE.name]) == 0
+    assert [written["detection"]] == json.loads(capsys.readouterr().out)
+    assert main(["trace", "--json", EXAMPLE.name]) == 0
+    assert [written["trace"]] == json.loads(capsys.readouterr().out)
+    assert written["settings"]["measured"]["flagged_genuine"] == 12
+
+
+def test_a_report_is_named_after_its_clip_in_plain_letters(visits, uploaded):
+    assert (
+        Path(visits.report(visits.check(uploaded, "default", None, False), 5)).name
+        == "spooftrace-synthetic-speech.json"
+    )
+    assert demo_clip.report_name('../<b>"語".wav') == "spooftrace-b.json"
+
+
+def test_every_reason_and_failure_has_plain_words():
+    source = (ROOT / "spooftrace" / "windows.py").read_text()
+    reasons = set(re.findall(r'return "([a-z ,]+)"', source)) | {"clipped, or a steady tone", "not finite"}
+    assert reasons == set(demo_words.REASONS)
+    failures = {kind.__name__ for kind in AudioError.__subclasses__()} - {"AudioNotFoundError"}
+    assert failures == set(demo_words.FAILURES)
+
+
+def test_a_failure_names_the_limits_and_no_python():
+    failure = Failure("a.wav", "AudioTooLongError", "'a.wav': 900.0 s by its header, more than; pass AudioLimits(...)")
+    words = demo_words.verdict(failure, Threshold(0.5), 600, 2**20)
+    assert "10 min" in words.detail and "AudioLimits" not in words.detail
+
+
+@pytest.mark.parametrize(
+    ("verdict", "probability", "headline"),
+    [("spoof", 0.1, "Flagged as fake"), ("bonafide", 0.3, "leans fake"), ("spoof", 0.6, "leans genuine")],
+)
+def test_a_verdict_against_the_odds_says_so(verdict, probability, headline):
+    detection = replace(DETECTION, verdict=verdict, probability_bonafide=probability)
+    assert headline in demo_words.verdict(detection, Threshold(0.5), 600, 1).headline
+
+
+class Tags(HTMLParser):
+    """Names of the elements in a piece of HTML."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append(tag)
+
+
+MARKUP = '<script>alert(1)</script><img src=x onerror="alert(1)">\x1b[31m'
+
+
+def test_nothing_from_outside_becomes_markup():
+    model = {"name": MARKUP, "calibrated": True, "open_set": {"threshold": 1.0}}
+    detection = replace(DETECTION, path=MARKUP, model=model)
+    failure = Failure(MARKUP, "UnreadableAudioError", f"{MARKUP!r}: {MARKUP}; {MARKUP}")
+    answer = SourceAnswer(MARKUP, {MARKUP: 1.0})
+    traced = Trace(MARKUP, answer, answer, answer, UnknownAnswer(2.0, True), None, model, 4.0, "0")
+    pages = [
+        demo_views.trace_card(traced),
+        demo_views.trace_card(replace(traced, unknown=UnknownAnswer(None, None), reason=MARKUP)),
+    ]
+    for result in (detection, failure, replace(detection, verdict="abstain", reason=MARKUP)):
+        words = demo_words.verdict(result, Threshold(0.5), 600, 1)
+        pages.append(demo_views.verdict_card(words, result, Threshold(0.5)))
+    for page in pages:
+        assert not {"script", "img"} & set(Tags(page).found) and "\x1b" not in page
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 80))
+def test_the_buttons_cover_the_clip_and_stand_for_every_window(count, most):
+    windows = [Window(float(i), float(i + 2), float(-i % 7)) for i in range(count)]
+    found = demo_pictures.slots(windows, count + 1.0, most)
+    assert len(found) <= most and sum(slot.count for slot in found) == count
+    assert found[0].left == 0 and found[-1].right == count + 1
+    assert all(a.right == b.left for a, b in zip(found, found[1:], strict=False))
+    assert all(slot.left <= windows[slot.window].end and slot.right >= windows[slot.window].start for slot in found)
+
+
+def test_the_timeline_needs_nothing_from_elsewhere(visits, uploaded):
+    _, picture, _ = visits.show(visits.check(uploaded, "default", None, False), 5)
+    assert picture.count("<button") == 9 and picture.count("aria-label") >= 11
+    assert not re.search(r'(?:src|href)="(?!data:)', picture)
+
+
+def test_a_picture_shows_where_the_sound_is(tmp_path):
+    rate, time = 16_000, np.arange(32_000) / 16_000
+    tone = np.where(time < 1, 0, 0.5 * np.sin(2 * np.pi * 1000 * time))
+    soundfile.write(tmp_path / "tone.wav", tone, rate)
+    picture = demo_clip.draw(str(tmp_path / "tone.wav"), AudioLimits())
+    columns = picture.mel.shape[1]
+    assert (picture.seconds, columns, picture.mel.shape[0]) == (2.0, 200, 64)
+    assert picture.high[: columns // 2 - 1].max() == 0 and picture.high[columns // 2 + 1 :].min() > 0.4
+    assert picture.mel[:, : columns // 2 - 2].max() == 0
+    # 1000 Hz are 1000 mel, of 2840 up to 8 kHz, in 64 bands
+    assert abs(picture.mel[:, -20].argmax() - 1000 / 2840 * 65) <= 1.5
+
+
+@pytest.mark.parametrize("samples", [1, 100, 159, 161, 16_000 * 65])
+def test_clips_of_any_length_can_be_drawn(tmp_path, samples):
+    soundfile.write(tmp_path / "clip.wav", np.full(samples, 0.1), 16_000)
+    picture = demo_clip.draw(str(tmp_path / "clip.wav"), AudioLimits())
+    assert 1 <= len(picture.low) == picture.mel.shape[1] <= demo_clip.COLUMNS
+    assert "<svg" in demo_pictures.timeline(picture, [], float, 0.5)
+
+
+def test_a_window_is_heard_as_the_detector_heard_it(visits, uploaded):
+    checked = visits.check(uploaded, "default", None, False)
+    rate, samples = visits.play(uploaded, checked, 3)
+    window = checked.detection.windows[3]
+    assert (rate, samples.dtype, len(samples)) == (16_000, np.int16, round((window.end - window.start) * rate))
+    for number in (-1, 9, None, "0", float("nan")):
+        with pytest.raises(gr.Error, match="9 windows"):
+            visits.play(uploaded, checked, number)
+
+
+def test_files_elsewhere_are_refused(visits, uploaded, tmp_path):
+    link = visits.folder / "link.flac"
+    link.symlink_to(EXAMPLE)
+    for path in (str(EXAMPLE), str(link), f"{visits.folder}/../x", str(visits.folder), "https://example.org/a", ""):
+        with pytest.raises(gr.Error, match="Only uploaded files"):
+            visits.check(path, "default", None, False)
+        with pytest.raises(gr.Error, match="Only uploaded files"):
+            visits.trace_json(path, None)
+
+
+def test_results_and_errors_carry_no_folder(visits):
+    path = visits.folder / "broken.wav"
+    path.write_bytes(b"no audio" * 99)
+    (answer,) = json.loads(visits.detect_json(str(path), "default", 0.5, None))
+    assert answer["path"] == "broken.wav" and str(visits.folder) not in json.dumps(answer)
+
+
+def test_local_models_are_offered_by_their_last_name(tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert public_name(str(tmp_path / "mine")) == "mine"
+    assert public_name("owner/name") == "owner/name"
+
+
+def test_progress_reaches_the_end(visits, uploaded):
+    seen = []
+    visits.check(uploaded, "default", lambda share, words: seen.append((share, words)), traced=True)
+    assert {words for _, words in seen} == {"Listening", "Tracing the source"}
+    assert all(0 <= share <= 1 for share, _ in seen) and seen[-1][0] == pytest.approx(1, abs=1e-3)
+
+
+def ask(
+    body: bytes, path: str = "/gradio_api/call/detect", pieces: int = 1, method: str = "POST"
+) -> tuple[int, bytes]:
+    """What the guard lets through to an application that echoes: status and body."""
+    size = -(-len(body) // pieces) or 1
+    parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
+    messages = [
+        {"type": "http.request", "body": part, "more_body": i < len(parts) - 1} for i, part in enumerate(parts)
+    ]
+    sent = []
+
+    async def application(scope, receive, send):
+        received, more = b"", True
+        while more:
+            message = await receive()
+            received, more = received + message["body"], message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": received})
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "method": method, "headers": []}
+    asyncio.run(demo_guard.Guard(application, max_upload=1000)(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def test_the_guard_hands_on_what_it_has_read():
+    body = json.dumps({"data": [{"path": "/tmp/demo-1/a.wav", "url": "http://here/file=a"}, 0.5]}).encode()
+    assert ask(body, pieces=7) == (200, body)
+    assert ask(b"\x00\xff" * 400, "/gradio_api/upload", pieces=5) == (200, b"\x00\xff" * 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "status"),
+    [
+        (b'{"data": [[{"a": {"path": "https://x/a"}}]]}', "/gradio_api/queue/join", 400),
+        (b'{"data": [{"path": " gopher://x"}]}', "/gradio_api/run/detect", 400),
+        (b"[" * 100_000, "/gradio_api/queue/join", 400),
+        (b"\xff", "/gradio_api/queue/join", 400),
+        (b" " * 300_000, "/gradio_api/queue/join", 413),
+        (b" " * 100_000, "/gradio_api/upload", 413),
+        (b"", "/gradio_api/vibe-edit", 404),
+        (b"", "/static/../../etc/passwd", 404),
+        (b"", "/gradio_api/file=http://x", 404),
+    ],
+)
+def test_the_guard_refuses(body, path, status):
+    assert ask(body, path, pieces=3)[0] == status
+
+
+def test_old_files_are_swept_and_young_and_kept_ones_stay(tmp_path):
+    import os
+
+    for name in ("a/old.wav", "a/young.wav", "b/old.wav", "kept.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+        if "young" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    demo_guard.sweep(tmp_path, 60, keep={tmp_path / "kept.wav"})
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/young.wav", "kept.wav"]
+
+
+def test_the_space_has_a_valid_header_and_pins_what_it_runs_on():
+    from huggingface_hub import SpaceCardData
+    from huggingface_hub.repocard import RepoCard
+
+    card = RepoCard.load(SPACE / "README.md", ignore_metadata_errors=False)
+    header = SpaceCardData(**card.data.to_dict())
+    pins = dict(line.split("==") for line in (SPACE / "requirements.txt").read_text().splitlines() if "==" in line)
+    assert (header.sdk, header.app_file) == ("gradio", "app.py") and (SPACE / header.app_file).is_file()
+    assert header.sdk_version == pins["gradio"] and tuple(map(int, pins["gradio"].split("."))) >= (6, 20, 0)
+    assert {"torch", "transformers", "soundfile", "soxr", "numpy"} <= set(pins)
+    assert len(header.short_description) <= 60
