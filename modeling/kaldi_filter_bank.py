@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .configuration_sastnet import FRAME_LENGTH, FRAME_SHIFT
 
-FRAME_LENGTH, FRAME_SHIFT, N_FFT = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
+
+N_FFT = 512
 LOW_FREQUENCY = 20.0
 PREEMPHASIS = 0.97
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)

@@ -64,6 +64,11 @@ class WhisperSemantics(nn.Module):
         self.num_steps = config.semantic_frames
         self.context = config.whisper_context or config.whisper_config.max_source_positions
         self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "WhisperSemantics":
+        """Frozen is without dropout too: what is kept across epochs is what would be computed."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:

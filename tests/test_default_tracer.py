@@ -14,7 +14,7 @@ from tiny_tracers import RATE, voice
 
 from spooftrace.checkpoint import default_folder
 from spooftrace.classification import report_of
-from spooftrace.open_set import OPEN_SET_FILE
+from spooftrace.open_set import OPEN_SET_FILE, OpenSet
 from spooftrace.tracer import Tracer
 from spooftrace.trainers import default_tracer, report_tracer
 from spooftrace.trainers.detector_corpus import COLUMNS, CorpusError, read_corpus, repeated
@@ -30,7 +30,7 @@ from spooftrace.trainers.tracer_corpus import (
     tracing_clips,
     unknown_clips,
 )
-from spooftrace.trainers.tracer_open_set import CONTENDERS, trace_clips
+from spooftrace.trainers.tracer_open_set import CONTENDERS, SHIPPED, trace_clips
 from spooftrace.trainers.tracing_labels import UNKNOWN
 
 
@@ -154,6 +154,12 @@ def test_every_f1_of_the_card_follows_from_the_confusion_beside_it(evaluation):
 def test_the_tracer_that_ships_beats_majority_and_random_on_test(evaluation):
     for found in evaluation["closed_set"]["test"].values():
         assert found["macro_f1_interval"][0] > max(found["majority"]["macro_f1"], found["random"]["macro_f1"])
+
+
+def test_the_open_set_score_that_ships_is_the_one_that_the_choice_names(shipped, evaluation):
+    found = evaluation["open_set"]
+    assert max(found["merit"], key=found["merit"].get) == found["shipped"] == SHIPPED.name
+    assert OpenSet.load(shipped / OPEN_SET_FILE).scorer.method == SHIPPED.method
 
 
 def test_the_shipped_counts_are_those_of_the_corpus(corpus_dir, shipped, evaluation):

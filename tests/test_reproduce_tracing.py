@@ -75,7 +75,7 @@ def full_lists(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
-    monkeypatch.setattr(tracing_scores, "ROUNDS", 40)
+    monkeypatch.setattr(tracing_scores, "ROUNDS", 10)
 
 
 @functools.cache
@@ -308,6 +308,32 @@ def test_log_probabilities_of_another_tracer_are_kept_unless_told(place, capsys)
     run(place, "--only", "s-aux", "--overwrite")
 
 
+def test_files_of_the_user_are_never_removed(place, capsys):
+    folder = place / "out" / "sastnet-table1-s-aux" / "log-probabilities" / "codecfake-plus-cors"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("dear")
+    for arguments in ([], ["--overwrite"]):
+        run(place, "--only", "s-aux", *arguments, code=1)
+        assert "holds mine.txt, which is no result of a run: pass another --out" in capsys.readouterr().err
+    assert (folder / "mine.txt").read_text() == "dear"
+
+
+def test_blocks_without_a_description_are_made_again(place):
+    run(place, "--only", "s-aux")
+    before = results(place, "s-aux")
+    folder = place / "out" / "sastnet-table1-s-aux" / "log-probabilities" / "codecfake-plus-cors"
+    (folder / "run.json").unlink()
+    (folder / "0.blocks").write_bytes(b"of nobody knows what")
+    run(place, "--only", "s-aux")
+    assert results(place, "s-aux") == before
+
+
+def test_a_clip_keeps_no_more_than_its_first_window(place):
+    scorer = trace_trials.ClassScorer(SimpleNamespace(window_samples=100))
+    (trial, *_) = rows_of(place / "data", "cosg-all")
+    assert scorer._load(trial.audio).base is None and len(scorer._load(trial.audio)) == 100
+
+
 def test_sets_without_silence_are_scored_without_it(place):
     pytest.importorskip("webrtcvad")
     run(place, "--only", "s-aux", target="sastnet-table2")
@@ -465,6 +491,16 @@ def test_a_tuned_row_begins_with_its_baseline_which_is_trained_first(tmp_path, m
     assert pretrained["wav2vec2"] == "facebook/wav2vec2-xls-r-300m" and "whisper" not in tuned
 
 
+def test_weights_that_a_later_row_needs_are_asked_for_before_the_first_is_trained(place, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce_tracing, "train_recipe", None)  # would fail
+    (place / "empty").mkdir()
+    small_cors(place / "empty" / "codecfake-plus-cors")
+    options = ["--data", str(place / "empty"), "--out", str(place / "out"), "--model.audiomae", "gone.pth"]
+    for target in ("sastnet-table1", "sastnet-table4"):
+        assert main(["reproduce", target, *options]) == 1
+        assert "model.audiomae is no file: gone.pth; pass --model.audiomae FILE" in capsys.readouterr().err
+
+
 def test_training_needs_its_corpus(place, capsys):
     (place / "empty" / "codecfake-plus-cosg").mkdir(parents=True)
     write_evaluation_list(place / "empty" / "codecfake-plus-cosg", "CoSG_ALL", cosg_all_lines())
@@ -485,6 +521,7 @@ def test_a_model_that_traces_nothing_is_refused(place, capsys):
         ("sastnet-table1", ["--only", "s-auxx"], "sastnet-table1 has no row 's-auxx': did you mean s-aux"),
         ("sastnet-table2", ["--only", "d-aux"], "sastnet-table2 has no row 'd-aux'"),
         ("sastnet-figure4", ["--only", "s-aux"], "sastnet-figure4 has no row 's-aux'"),
+        ("sastnet-figure4", ["--only", "random"], "sastnet-figure4 shows models, and random is none"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(place, target, arguments, message, capsys):
@@ -511,6 +548,21 @@ def test_options_of_the_other_paper_are_refused(place, target, option, capsys):
         main(["reproduce", target, "--data", str(place / "data"), *option])
     assert caught.value.code == 2
     assert f"{option[0]} is no option of {target}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--random", "--only", "s-aux"], "--random is a row by itself: leave --only out"),
+        (["--random", "--bacth-size", "4"], "--bacth-size is for training, and with --random nothing is trained"),
+        (["--checkpoints", "c", "--max_steps", "4"], "--max_steps is for training, and with --checkpoints nothing is"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(place, options, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["reproduce", "sastnet-table1", "--data", str(place / "data"), *options])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_names_what_there_is():

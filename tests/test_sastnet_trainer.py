@@ -204,6 +204,27 @@ def test_another_encoder_has_entries_of_its_own(rows, tmp_path):
         assert trainer.feature_cache.computed == 3
 
 
+def test_what_another_version_computed_is_not_taken(rows, tmp_path, monkeypatch):
+    settings, computed = {"feature_cache": str(tmp_path / "cache")}, []
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr("transformers.__version__", version)
+        trainer = tracer(tiny_net(task="vq"), tmp_path, None, rows[:3], **settings)
+        trainer.predict(rows[:3])
+        computed.append(trainer.feature_cache.computed)
+    assert computed == [3, 0, 3]
+
+
+def test_features_are_those_of_the_encoder_that_a_checkpoint_brings(rows, tmp_path):
+    model = tiny_net(task="vq")
+    model.save_pretrained(tmp_path / "checkpoint")
+    next(model.sastnet.semantics.encoder.parameters()).data.add_(0.1)
+    trainer = tracer(model, tmp_path, None, rows[:3], feature_cache=str(tmp_path / "cache"))
+    before = trainer.predict(rows[:3]).predictions
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint"))
+    after = trainer.predict(rows[:3]).predictions
+    assert trainer.feature_cache.found == 0 and not np.array_equal(before, after)
+
+
 def test_clips_that_are_augmented_anew_are_not_kept(rows, tmp_path):
     trainer = tracer(tiny_net(task="vq"), tmp_path, rows, feature_cache=str(tmp_path / "cache"), max_steps=1)
     trainer.train()

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2Config, WhisperConfig, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2Config, WhisperConfig, initialization, set_seed
 
 from spooftrace.modeling import (
     AasistConfig,
@@ -171,7 +171,7 @@ def _wav2vec2_config(name: str) -> PreTrainedConfig:
 
 def count_parameters(config: PreTrainedConfig) -> tuple[int, int]:
     """Trained parameters and all of them, counted without making any."""
-    with torch.device("meta"):
+    with torch.device("meta"), initialization.no_init_weights():
         model = FAMILIES[config.model_type].model(config)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
@@ -188,6 +188,7 @@ def build_model(
         seed: of what is fresh.
 
     Raises:
+        RecipeError: where there is no file of AudioMAE's weights.
         OSError: where a part cannot be had.
         ValueError: where one is not complete.
     """
@@ -202,7 +203,17 @@ def build_model(
         revision = parts.get("base_revision", "main")
         base = parts["base_model"]
         return AasistForAudioClassification.from_wav2vec2_pretrained(base, revision=revision, lora=lora, **own)
+    if missing := missing_file(model):
+        raise RecipeError(missing)
     return SASTNetForAudioClassification.from_parts(**parts, **own)
+
+
+def missing_file(model: Mapping[str, Any]) -> str | None:
+    """What to do about a part that has to be a file and is not there: nothing fetches AudioMAE's weights."""
+    name = model.get("audiomae")
+    if name is None or Path(name).is_file():
+        return None
+    return f"model.audiomae is no file: {name}; pass --model.audiomae FILE, or none to begin at random"
 
 
 def feature_extractor(model: Mapping[str, Any], window_samples: int) -> AasistFeatureExtractor:

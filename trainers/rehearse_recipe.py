@@ -11,7 +11,7 @@ from spooftrace.data_scripts.registry import get_corpus
 from spooftrace.trainers.detection_trainer import DetectionTrainer
 from spooftrace.trainers.recipe import Recipe
 from spooftrace.trainers.recipe_data import Clips, class_counts, count_labels, load_clips, stand_in
-from spooftrace.trainers.recipe_models import build_model, count_parameters, model_text
+from spooftrace.trainers.recipe_models import build_model, count_parameters, missing_file, model_text
 from spooftrace.trainers.train_recipe import build_arguments, build_trainer
 
 
@@ -25,12 +25,7 @@ def rehearse(recipe: Recipe, output_dir: str | Path) -> list[str]:
     Raises:
         As training would before its first step.
     """
-    trained, total = count_parameters(recipe.model_config())
-    lines = [
-        f"recipe      {recipe.name}: {recipe.paper.get('row', recipe.trainer)}",
-        f"model       {model_text(recipe.model, recipe.lora)}",
-        f"parameters  {trained:,} trained of {total:,}",
-    ]
+    lines = _model_lines(recipe)
     known = recipe.data.get("dir") is not None or recipe.data["corpus"] == "own"
     clips = load_clips(recipe) if known else Clips(None, stand_in(recipe))
     model = build_model(recipe.model, recipe.lora, recipe.argument("seed"), tiny=True)
@@ -39,18 +34,35 @@ def rehearse(recipe: Recipe, output_dir: str | Path) -> list[str]:
         trainer = build_trainer(recipe, model, clips, build_arguments(replace(recipe, arguments=kept), folder))
     if not known:
         return [*lines, *_published(recipe), f"output      {output_dir}"]
+    return [
+        *lines,
+        f"train       {_clips_text(recipe, clips.train)}{_domains(trainer)}",
+        f"validation  {_clips_text(recipe, clips.validation)}",
+        *_one_step(trainer),
+        f"output      {output_dir}",
+    ]
+
+
+def _model_lines(recipe: Recipe) -> list[str]:
+    trained, total = count_parameters(recipe.model_config())
+    missing = missing_file(recipe.model)
+    return [
+        f"recipe      {recipe.name}: {recipe.paper.get('row', recipe.trainer)}",
+        f"model       {model_text(recipe.model, recipe.lora)}",
+        f"parameters  {trained:,} trained of {total:,}",
+        *([f"not here    {missing}"] if missing else []),
+    ]
+
+
+def _one_step(trainer: DetectionTrainer) -> list[str]:
     loader = trainer.get_train_dataloader()
     trainer.current_gradient_accumulation_steps = 1
     loss = float(trainer.training_step(trainer.model, next(iter(loader))))
     per_epoch = max(len(loader) // trainer.args.gradient_accumulation_steps, 1)
     steps = trainer.args.max_steps if trainer.args.max_steps > 0 else round(trainer.args.num_train_epochs * per_epoch)
     return [
-        *lines,
-        f"train       {_clips_text(recipe, clips.train)}{_domains(trainer)}",
-        f"validation  {_clips_text(recipe, clips.validation)}",
         f"steps       {steps:,} at most, {per_epoch:,} to an epoch, {_batch(trainer, loader)}",
         f"rehearsal   one step of a tiny random model: loss {loss:.3f}",
-        f"output      {output_dir}",
     ]
 
 

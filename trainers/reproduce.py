@@ -334,10 +334,11 @@ def _trials(done: Sequence[RowResult], name: str) -> str:
 
 
 def _pair(ours: Result | None, paper: float | None) -> str:
-    return f"{_percent(ours and 100 * ours.eer)} / {_percent(paper)}"
+    return f"{percent(ours and 100 * ours.eer)} / {percent(paper)}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """As it stands in a table."""
     return MISSING if value is None else f"{value:.2f}"
 
 
@@ -345,7 +346,7 @@ def _average(row: RowResult, corpora: Sequence[str]) -> str:
     """The paper's average is over all of its corpora, and compares with no other."""
     rates = [100 * row.results[name].eer for name in corpora if name in row.results]
     paper = row.paper_average if set(corpora) == set(CORPORA) else None
-    return f"{_percent(mean(rates) if rates else None)} / {_percent(paper)}"
+    return f"{percent(mean(rates) if rates else None)} / {percent(paper)}"
 
 
 def _spread(done: Sequence[RowResult], name: str) -> str:

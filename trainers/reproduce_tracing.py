@@ -18,6 +18,7 @@ from spooftrace.clip_windows import WindowModel
 from spooftrace.data_scripts.rows import Row
 from spooftrace.score_journal import Line
 from spooftrace.trainers.recipe import load_recipe, shipped_recipes
+from spooftrace.trainers.recipe_models import missing_file
 from spooftrace.trainers.recipe_schema import RecipeError
 from spooftrace.trainers.reproduce import choose_rows, find_checkpoint, refuse_processes
 from spooftrace.trainers.trace_trials import SILENCE, ClassScorer, compute_lines, silence_shares
@@ -30,7 +31,7 @@ from spooftrace.trainers.tracing_scores import (
     predicted_classes,
 )
 from spooftrace.trainers.tracing_sets import SETS, SILENCE_REMOVED, TASKS, TracingSet, read_trials
-from spooftrace.trainers.train_recipe import train_recipe
+from spooftrace.trainers.train_recipe import RESULT_FILE, train_recipe
 from spooftrace.trainers.write_sastnet_recipes import RANDOM_F1, TRAINING_CORPUS, baseline_of
 
 
@@ -166,13 +167,14 @@ def reproduce_tracing(plan: TracingReproduction, tell: Callable[[str], None] = p
     Carries out a plan, row by row; `plan.out` holds `TARGET.json` after each.
 
     Raises:
-        RecipeError: where nothing could be done: no row, no test corpus, no corpus to train with, or audio missing; for a
-            model that answers no tracing task; and in one of several processes.
+        RecipeError: where nothing could be done: no row, no test corpus, no corpus to train with, or audio missing; see also
+            `check_training`; for a model that answers no tracing task; and in one of several processes.
         ScoringError: where `plan.out` holds log-probabilities of another tracer, and `overwrite` was not asked for.
         ProtocolError: for a corpus that is there and cannot be read.
     """
     refuse_processes()
     names = plan.rows
+    check_training(plan)
     trials = read_trials(plan.data, TARGETS[plan.target].sets, tell)
     silence = _silence(plan, trials) if plan.wants_silence and names != [RANDOM] else None
     done: list[TracingRow] = []
@@ -233,14 +235,33 @@ def model_folder(plan: TracingReproduction, name: str, tell: Callable[[str], Non
     corpus = plan.data / TRAINING_CORPUS
     if not corpus.exists():
         raise RecipeError(f"training needs {corpus}, which is absent; --checkpoints DIR takes trained tracers")
-    known = load_recipe(name).model
-    overrides = [(key, text) for key, text in plan.overrides if key not in _PARTS or key.partition(".")[2] in known]
+    overrides = _overrides(plan, name)
     baseline = baseline_of(name)
     if baseline and "model.wav2vec2" not in dict(overrides):
         tell(f"{name} begins with the encoder of {baseline}")
         overrides.append(("model.wav2vec2", str(model_folder(plan, baseline, tell))))
     recipe = load_recipe(name, [("data.dir", str(corpus)), *overrides])
     return train_recipe(recipe, plan.out / name / "model", resume=True, tell=tell).folder
+
+
+def check_training(plan: TracingReproduction) -> None:
+    """
+    Looks at what every row will be trained with, before days are spent on the first of them.
+
+    Raises:
+        RecipeError: for a value that does not fit a row, and for AudioMAE's weights where they are needed and not there.
+    """
+    names = [name for name in plan.rows if name != RANDOM and not (plan.out / name / "model" / RESULT_FILE).is_file()]
+    for name in names if plan.checkpoints is None else ():
+        missing = missing_file(load_recipe(name, _overrides(plan, name)).model)
+        if missing:
+            raise RecipeError(f"{name}: {missing}")
+
+
+def _overrides(plan: TracingReproduction, name: str) -> list[tuple[str, str]]:
+    """Those that are for a row: pretrained parts that it does not have are for others."""
+    own = load_recipe(name).model
+    return [(key, text) for key, text in plan.overrides if key not in _PARTS or key.partition(".")[2] in own]
 
 
 def load_tracer(folder: Path, device: str | None) -> WindowModel:
@@ -257,7 +278,7 @@ def load_tracer(folder: Path, device: str | None) -> WindowModel:
     return WindowModel(loaded.model, loaded.feature_extractor, device=device)
 
 
-# Pretrained parts of a SASTNet, of which a row has some or none: given on the command line, they are for those that do.
+# Pretrained parts of a SASTNet, of which a row has some or none.
 _PARTS = ("model.wav2vec2", "model.whisper", "model.audiomae")
 
 Kind = tuple[str, bool]  # a corpus, and whether its clips are scored without their silence

@@ -5,9 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+import spooftrace
 from spooftrace.modeling import SASTNetForAudioClassification
 from spooftrace.modeling.sastnet_loss import automatic_weighted_loss
 from spooftrace.trainers.feature_cache import FeatureCache, content_key, encoder_digest
@@ -62,10 +64,10 @@ class SASTNetTrainer(TracingTrainer):
             )
         self._plan: tuple[int, int] | None = None  # epochs, and steps to each
         super().__init__(model, args, **kwargs)
-        self.feature_cache, self._encoder = None, ""
+        self.feature_cache: FeatureCache | None = None
+        self._encoders: dict[torch.dtype, str] = {}  # digests, by the precision that the encoder is in
         if args.feature_cache is not None and config.use_semantics:
             self.feature_cache = FeatureCache(args.feature_cache, args.feature_cache_bytes)
-            self._encoder = self._digest(model)
 
     # Loss
 
@@ -101,17 +103,26 @@ class SASTNetTrainer(TracingTrainer):
 
     # Frozen features
 
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As in [`DetectionTrainer`]; the frozen encoder is the checkpoint's from now on."""
+        super()._load_from_checkpoint(*args, **kwargs)
+        self._encoders.clear()
+
     def _digest(self, model: SASTNetForAudioClassification) -> str:
         """Of all that decides the semantic features of a waveform, rounding included."""
-        config = model.config
-        return encoder_digest(
-            model.sastnet.semantics,
-            whisper=config.whisper_config.to_diff_dict(),
-            frames=config.semantic_frames,
-            context=config.whisper_context,
-            precision=str(self.accelerator.mixed_precision),
-            device=self.args.device.type,
-        )
+        config, encoder = model.config, model.sastnet.semantics
+        precision = next(encoder.parameters()).dtype  # another one after an evaluation wholly in half precision
+        if precision not in self._encoders:
+            self._encoders[precision] = encoder_digest(
+                encoder,
+                whisper=config.whisper_config.to_diff_dict(),
+                frames=config.semantic_frames,
+                context=config.whisper_context,
+                precision=str(self.accelerator.mixed_precision),
+                device=self.args.device.type,
+                versions=[spooftrace.__version__, transformers.__version__, torch.__version__],
+            )
+        return self._encoders[precision]
 
     @property
     def _clips_come_again(self) -> bool:
@@ -122,12 +133,14 @@ class SASTNetTrainer(TracingTrainer):
     def _semantics(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Whisper's features of a batch, `[batch, steps, size]`, from the cache as far as they are there."""
 
+        model = self.accelerator.unwrap_model(self.model)
+        digest = self._digest(model)
+
         def compute(missing: list[int]) -> dict[str, torch.Tensor]:
             with self.accelerator.autocast():
-                model = self.accelerator.unwrap_model(self.model)
                 return {"semantic_features": model.semantic_features(waveforms[missing])}
 
-        keys = [content_key(self._encoder, waveform) for waveform in waveforms.cpu()]
+        keys = [content_key(digest, waveform) for waveform in waveforms.cpu()]
         return self.feature_cache.rows(keys, compute)["semantic_features"].to(waveforms.device)
 
     # Optimiser and schedule

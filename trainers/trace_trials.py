@@ -21,6 +21,7 @@ from spooftrace.clip_windows import WindowModel
 from spooftrace.data_scripts.silence import remove_silence
 from spooftrace.modeling.source_tasks import logits_by_task
 from spooftrace.score_identity import (
+    ScoringError,
     list_sha256,
     read_run,
     require_same,
@@ -61,7 +62,7 @@ def compute_lines(
         What `compute` gave, with `utterance_id` and the `sha256` of the encoded audio, in the order of the clips.
 
     Raises:
-        ScoringError: where `out` holds lines of another description.
+        ScoringError: where `out` holds lines of another description, or files that are none of ours.
         OSError: where it cannot be written.
     """
     _open(out, {**description, "clips": {"number": len(clips), "sha256": list_sha256(clips)}}, overwrite)
@@ -82,13 +83,21 @@ def compute_lines(
 
 def _open(out: Path, description: dict[str, Any], overwrite: bool) -> None:
     """The description comes first: a journal without one is of nobody knows what."""
-    if out.exists() and (overwrite or not (out / RUN).exists()):
-        shutil.rmtree(out)
     if out.exists():
-        require_same(read_run(out / RUN), description, out)
-        return
+        _refuse_strangers(out)
+        if not overwrite and (out / RUN).exists():
+            require_same(read_run(out / RUN), description, out)
+            return
+        shutil.rmtree(out)
     out.mkdir(parents=True)
     replace_file(out / RUN, [run_text(description)], out)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """What is not of an earlier call must not be removed with it."""
+    foreign = [path.name for path in out.iterdir() if not path.name.startswith(RUN) and path.suffix != ".blocks"]
+    if foreign:
+        raise ScoringError(f"{out} holds {min(foreign)}, which is no result of a run: pass another --out")
 
 
 def _blocks(clips: Sequence[Clip]) -> list[Sequence[Clip]]:
@@ -162,7 +171,7 @@ class ClassScorer:
             return {"error": type(error).__name__, "message": str(error)}
         if self.silence_removed:
             waveform = remove_silence(waveform).waveform
-        return waveform[: self.windows.window_samples]
+        return waveform[: self.windows.window_samples].copy()  # a view would keep all of the clip
 
     def _forward(self, waveforms: list[np.ndarray]) -> list[dict[str, Any]]:
         config, output = self.windows.model.config, self.windows(waveforms)

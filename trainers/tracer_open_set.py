@@ -36,7 +36,7 @@ CONTENDERS = tuple(
     for name, score in METHODS.items()
     for task in (TASKS if score.reads == "logits" else (ALL_TASKS,))
 )
-SHIPPED = Contender("mahalanobis", ALL_TASKS)
+SHIPPED = Contender("relative_mahalanobis", ALL_TASKS)
 KNOWN_ACCEPTANCE = 0.95
 
 

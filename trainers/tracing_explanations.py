@@ -14,7 +14,14 @@ from spooftrace.data_scripts.rows import Row
 from spooftrace.modeling.source_tasks import TASK_LABELS
 from spooftrace.trainers.recipe_schema import RecipeError
 from spooftrace.trainers.reproduce import short_name
-from spooftrace.trainers.reproduce_tracing import RANDOM, TARGETS, TracingReproduction, load_tracer, model_folder
+from spooftrace.trainers.reproduce_tracing import (
+    RANDOM,
+    TARGETS,
+    TracingReproduction,
+    check_training,
+    load_tracer,
+    model_folder,
+)
 from spooftrace.trainers.tracing_figures import draw_explanation
 from spooftrace.trainers.tracing_sets import SETS, read_trials, true_classes
 
@@ -57,28 +64,38 @@ def explain(
         The explanations, and the rows for which no checkpoint was given.
 
     Raises:
-        RecipeError: for a clip that is not in the list or has no audio, and for a model that is no SASTNet.
+        RecipeError: for a clip that is not in the list or has no audio, for a model that is no SASTNet, and where `RANDOM` is
+            the only row.
     """
+    if plan.rows == [RANDOM]:
+        raise RecipeError(f"{plan.target} shows models, and {RANDOM} is none: name other rows")
+    check_training(plan)
     names = TARGETS[plan.target].sets
     trials = read_trials(plan.data, names, tell)
     rows = [row for name in names for row in trials[SETS[name].corpus] if SETS[name].holds(row)]
     done: list[Explanation] = []
     without: list[str] = []
     for name in plan.rows:
-        folder = None if name == RANDOM else model_folder(plan, name, tell)
-        if folder is None:
-            without += [name] if name != RANDOM else []
+        if name == RANDOM:
             continue
-        windows = load_tracer(folder, plan.device)
-        if windows.model.config.model_type != "sastnet":
-            raise RecipeError(
-                f"{folder} is a {windows.model.config.model_type} model: this figure is of SASTNet alone"
-            )
+        folder = model_folder(plan, name, tell)
+        if folder is None:
+            without.append(name)
+            continue
+        windows = _load_sastnet(folder, plan.device)
         done += [_explain(plan, name, windows, row) for row in _chosen(rows, windows.model.config.task, clips)]
     plan.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(found) for found in done], indent=2) + "\n"
     (plan.out / f"{plan.target}.json").write_text(text, encoding="utf-8")
     return done, without
+
+
+def _load_sastnet(folder: Path, device: str | None) -> WindowModel:
+    windows = load_tracer(folder, device)
+    kind = windows.model.config.model_type
+    if kind != "sastnet":
+        raise RecipeError(f"{folder} is a {kind} model: this figure is of SASTNet alone")
+    return windows
 
 
 def _chosen(rows: Sequence[Row], task: str, clips: Sequence[str]) -> list[Row]:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from spooftrace.trainers.reproduce import MISSING, aligned
+from spooftrace.trainers.reproduce import MISSING, aligned, percent
 from spooftrace.trainers.reproduce_tracing import RANDOM, TARGETS, TracingReproduction, TracingRow
 from spooftrace.trainers.tracing_scores import RankCorrelation, SourceResult, TaskResult, rank_correlation
 from spooftrace.trainers.tracing_sets import SETS
@@ -38,10 +38,10 @@ def _table(done: Sequence[TracingRow], names: Sequence[str], measure: Measure) -
         found, paper = row.results.get(task, {}), row.paper.get(task, {})
         cells = [_cell(found.get(name), measure) for name in names]
         if measure == "weighted_f1":
-            cells = [f"{cell} / {_percent(paper.get(name))}" for cell, name in zip(cells, names, strict=True)]
+            cells = [f"{cell} / {percent(paper.get(name))}" for cell, name in zip(cells, names, strict=True)]
         lines.append([row.row, task, *cells])
         if row.name == RANDOM and measure == "weighted_f1":
-            expected = [_percent(100 * found[name].by_chance) if name in found else MISSING for name in names]
+            expected = [percent(100 * found[name].by_chance) if name in found else MISSING for name in names]
             lines.append(["  expected of it", task, *expected])
     return aligned(lines)
 
@@ -65,12 +65,8 @@ def _trials(done: Sequence[TracingRow], name: str) -> str:
 def _cell(result: TaskResult | None, measure: Measure) -> str:
     if result is None:
         return MISSING
-    value, interval = _percent(100 * getattr(result, measure)), result.intervals.get(measure)
+    value, interval = percent(100 * getattr(result, measure)), result.intervals.get(measure)
     return f"{value} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else value
-
-
-def _percent(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
 
 
 # --- by codec or generator -------------------------------------------------------------------------------------------

@@ -113,10 +113,20 @@ def _refuse_foreign(args: argparse.Namespace) -> None:
             args.refuse(f"--{name.replace('_', '-')} is no option of {args.target}: leave it out")
 
 
+def _refuse_pointless(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    """Nor must one that would change nothing, among which are misspelt ones."""
+    if args.random and args.only:
+        args.refuse("--random is a row by itself: leave --only out, or name random among its rows")
+    if overrides and (args.random or args.checkpoints):
+        reason = "--random" if args.random else "--checkpoints"
+        args.refuse(f"--{overrides[0][0]} is for training, and with {reason} nothing is trained: leave it out")
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains or takes, scores, tells."""
     overrides = read_overrides(args.fields, args.refuse)
     _refuse_foreign(args)
+    _refuse_pointless(args, overrides)
     if args.target in _reproduce_tracing.TARGETS:
         return _reproduce_tracing.run(args, overrides)
     return _detection(args, overrides)

@@ -22,8 +22,9 @@ examples:
          base_model and base_revision, or wav2vec2, whisper and audiomae
   lora   r, lora_alpha (2 r by default), lora_dropout, target_modules; `--lora none` trains the whole encoder
   data   dir, corpus, config, train and validation (splits, or tables and folders of your own), missing_audio, options
-and, without one, `trainer` (erm, mldg, tracing or sastnet) and all of its configuration, such as learning_rate, max_steps, seed, rawboost,
-per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column, clips_per_domain.
+and, without one, `trainer` (erm, mldg, tracing or sastnet) and all of its configuration, such as learning_rate, max_steps,
+seed, rawboost, per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column,
+clips_per_domain.
 
 In the folder: checkpoints, recipe.yaml as it was carried out, and in the end the best detector by EER on the validation
 clips, calibrated on them, as `spooftrace detect --model` loads it, or the best tracer by macro F1, for `spooftrace trace`.
@@ -38,7 +39,8 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
         help="train a detector or a source tracer by a recipe",
         usage="spooftrace train RECIPE [--FIELD VALUE ...] [--output-dir DIR] [--resume] [--dry-run]\n"
         "       spooftrace train --list",
-        description="Trains a detector or a source tracer by a recipe: one shipped with spooftrace, or a YAML file of your own.",
+        description="Trains a detector or a source tracer by a recipe: one shipped with spooftrace, or a YAML file of "
+        "your own.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
