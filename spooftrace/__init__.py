@@ -20,6 +20,8 @@ _LAZY_NAMES = {
     "AudioLimits": "spooftrace.audio",
     "Detection": "spooftrace.detector",
     "Detector": "spooftrace.detector",
+    "Trace": "spooftrace.tracer",
+    "Tracer": "spooftrace.tracer",
     "load_audio": "spooftrace.audio",
     "publish_model": "spooftrace.publish",
     "score_clips": "spooftrace.scoring",
@@ -34,6 +36,8 @@ __all__ = [
     "AudioLimits",
     "Detection",
     "Detector",
+    "Trace",
+    "Tracer",
     "__version__",
     "load_audio",
     "publish_model",
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     )
     from spooftrace.publish import publish_model
     from spooftrace.scoring import score_clips
+    from spooftrace.tracer import Trace, Tracer
 
 
 # In a clone, where this folder hides the installed package from `python -m` and scripts, the folders modeling/ and
