@@ -23,9 +23,10 @@ def clip_by_clip(
 ) -> tuple[torch.Tensor, ...]:
     """`function(maps)` for a function that treats clips apart, on a CPU one clip at a time.
 
-    The maps of one clip stay in the processor's cache, and the memory of the last clip is used again for the next.
+    The maps of one clip stay in the processor's cache, and the memory of the last clip is used again for the next. An
+    exported graph would hold the number of clips it was traced with, so that it takes them all at once.
     """
-    if maps.device.type != "cpu":
+    if maps.device.type != "cpu" or torch.compiler.is_exporting():
         return function(maps)
     outputs = [function(clip) for clip in maps.split(1)]
     return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
@@ -56,9 +57,15 @@ class ResidualBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(batch, in_channels, height, width)` -> `(batch, out_channels, height // pool, width // pool)`"""
-        if self.training or hidden_states.device.type != "cpu" or hidden_states.shape[3] <= TILE_WIDTH:
+        if self._fits_cache(hidden_states):
             return self._pool(self._convolve(hidden_states))
         return torch.cat(list(self._tiles(hidden_states)), dim=3)
+
+    def _fits_cache(self, hidden_states: torch.Tensor) -> bool:
+        """Whether to treat the map as a whole: tiles gain nothing, or an exported graph would hold their number."""
+        if self.training or hidden_states.device.type != "cpu" or torch.compiler.is_exporting():
+            return True
+        return hidden_states.shape[3] <= TILE_WIDTH
 
     def _tiles(self, hidden_states: torch.Tensor) -> Iterator[torch.Tensor]:
         """Slices of the output; each is computed with the two columns on either side that both convolutions see."""
@@ -141,8 +148,10 @@ class AttentiveNodes(nn.Module):
 def tanh_scores(hidden_states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`tanh(hidden_states) @ weight`, overwriting `hidden_states`: `(..., dim)`, `(dim, 1)` -> `(...)`
 
-    By the identity tanh(x) = 2 sigmoid(2 x) - 1, as the logistic function is six times as fast on a CPU.
+    By the identity tanh(x) = 2 sigmoid(2 x) - 1, as the logistic function is six times as fast on a CPU in torch.
     """
+    if torch.compiler.is_exporting():
+        return (hidden_states.tanh() @ weight)[..., 0]
     return (hidden_states.mul_(2).sigmoid_() @ (2 * weight))[..., 0] - weight.sum()
 
 
@@ -162,6 +171,8 @@ def self_pair_scores(nodes: torch.Tensor, projection: nn.Linear, weight: torch.T
 
     `(batch, nodes, dim)` -> `(batch, nodes, nodes)`
     """
+    if torch.compiler.is_exporting():  # the positions of the triangle would be constants, for one length of clip
+        return pair_scores(nodes, nodes, projection, weight)
     count = nodes.shape[1]
     row, column = torch.triu_indices(count, count, device=nodes.device)
     pairs = nodes.index_select(1, row) * nodes.index_select(1, column)  # (batch, count * (count + 1) / 2, dim)

@@ -63,11 +63,15 @@ class SincFrontend(nn.Module):
         # is applied at every third sample, and again shifted by one and by two.
         shifted = torch.stack([F.pad(self.filters[: 3 * height], (shift, 2 - shift)) for shift in range(3)], dim=1)
         shifted = shifted.view(9 * height, 1, -1)
-        maps = []
-        for clip in input_values.split(1):  # one at a time: 4 s already take 18 MB before pooling
-            magnitude = F.conv1d(clip[:, None], shifted, stride=3).abs_()
-            maps.append(magnitude.unflatten(1, (height, 9)).amax(dim=2))
-        return torch.stack(maps)
+        if torch.compiler.is_exporting():  # the graph would hold the number of clips
+            return self._filter(input_values, shifted)
+        # One clip at a time: 4 s already take 18 MB before pooling.
+        return torch.cat([self._filter(clip, shifted) for clip in input_values.split(1)])
+
+    @staticmethod
+    def _filter(input_values: torch.Tensor, shifted: torch.Tensor) -> torch.Tensor:
+        magnitude = F.conv1d(input_values[:, None], shifted, stride=3).abs_()
+        return magnitude.unflatten(1, (-1, 9)).amax(dim=2)[:, None]
 
 
 class MelFrontend(nn.Module):

@@ -14,6 +14,8 @@ from spooftrace.spaces.demo_page import FILES, build_page
 from spooftrace.spaces.demo_session import Visits
 
 
+MAX_STORED = 2 * 2**30  # bytes of uploads that wait to be deleted; more would fill the disk of a small machine
+
 # Colours that Gradio leaves too pale to read: contrast of at least 4.5 on their background, in light and in dark.
 THEME = gr.themes.Base(
     primary_hue="teal",
@@ -37,7 +39,7 @@ THEME = gr.themes.Base(
     button_primary_background_fill_hover="*primary_800",
     button_primary_text_color="white",
     button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 
@@ -78,9 +80,12 @@ class DemoApp:
             state_session_capacity=256,
             theme=THEME,
             css=(FILES / "demo.css").read_text(encoding="utf-8"),
-            app_kwargs={"middleware": [Middleware(Guard, max_upload=self.settings.max_bytes)]},
+            app_kwargs={"middleware": [Middleware(Guard, self.settings.max_bytes, self.folder, MAX_STORED)]},
+            prevent_thread_lock=True,
             **options,
         )
+        print(f"The demo listens on {self.blocks.local_url} until Ctrl-C ends it.", flush=True)
+        self.blocks.block_thread()
 
     def _sweep(self) -> None:
         while True:

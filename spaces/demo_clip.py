@@ -148,7 +148,7 @@ def _sizes(edges: np.ndarray, steps: int) -> np.ndarray:
 def _columns(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`[steps * 160]` -> lowest and highest sample `[steps]`, and power in mel bands `[steps, bands]`, of each step."""
     steps = samples.reshape(-1, _STEP)
-    padded = np.pad(samples, (_FRAME - _STEP) // 2)
+    padded = np.pad(samples, ((_FRAME - _STEP) // 2, _FRAME))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::_STEP][: len(steps)]
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(_FRAME).astype(np.float32), axis=1)) ** 2
     mel = (spectrum @ _mel_bands().T).astype(np.float32)

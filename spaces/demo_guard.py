@@ -24,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 UPLOADS_ONLY = "Only uploaded files are read: web addresses and files of the server are not."
 _TOO_LARGE = "The request is larger than the {} bytes allowed here."
+_FULL = "Too many clips wait to be deleted. Try again in some minutes."
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
 
 # Routes that pages and clients of this demo use; everything else is not found.
@@ -65,11 +66,17 @@ class Guard:
     Args:
         app: what is guarded.
         max_upload: bytes of one uploaded file.
+        folder: that uploads are kept in until they are deleted.
+        max_stored: bytes in that folder from which on uploads are refused.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], max_upload: int):
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], max_upload: int, folder: Path, max_stored: int
+    ):
         self.app = app
         self.max_upload = max_upload
+        self.folder = folder
+        self.max_stored = max_stored
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,6 +92,8 @@ class Guard:
         sender = _Sender(send)
         try:
             _check_length(scope, most)
+            if is_upload and _stored(self.folder) > self.max_stored:
+                raise Refused(503, _FULL)
             counted = _counted(receive, most)
             checked = counted if is_upload or scope["method"] != "POST" else await _without_addresses(counted)
             await self.app(scope, checked, sender)
@@ -105,6 +114,16 @@ class _Sender:
             self.started = True
             message["headers"] = [*message.get("headers", []), *_HEADERS]
         await self._send(message)
+
+
+def _stored(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # deleted meanwhile
+                total += os.path.getsize(os.path.join(parent, name))
+    return total
 
 
 def _check_length(scope: Scope, most: int) -> None:

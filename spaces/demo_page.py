@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from spooftrace.spaces.demo_clip import Progress
+from spooftrace.spaces.demo_inside import can_look_inside
 from spooftrace.spaces.demo_session import EMPTY, Checked, Visits
 from spooftrace.spaces.demo_views import about
 from spooftrace.spaces.demo_words import duration
@@ -107,14 +108,28 @@ def _check_tab(visits: Visits, example: Path) -> None:
                     number = gr.Slider(1, 2, 1, step=1, label="Window", scale=3, buttons=[])
                     play = gr.Button("Play window", scale=1, min_width=120)
                 player = _player()
+                inside = _inside_views(visits, place, number)
             source = gr.HTML()
             download = gr.DownloadButton("Download the report (JSON)", visible=False)
         with gr.Column(scale=2, min_width=300):
             _about(visits)
     try_example.click(lambda: str(example), None, clip, **LIGHT)
+    clip.change(lambda: "", None, inside, **LIGHT)
     _check_events(visits, place, percent, words, source, download, listen, number)
     _play_events(visits, place, player)
     play.click(_play_number(visits), [clip, place.checked, number], player, **LIGHT)
+
+
+def _inside_views(visits: Visits, place: Place, number: gr.Slider) -> gr.HTML:
+    """A button for views into the tracer, where it has any, and the place for them."""
+    look = gr.Button("Look inside the tracer from this window on", visible=can_look_inside(visits.models.tracer))
+    inside = gr.HTML()
+
+    def show(path: str | None, checked: Checked | None, chosen: float) -> str:
+        return visits.inside(path, checked, chosen - 1)
+
+    look.click(show, [place.clip, place.checked, number], inside, **HEAVY)
+    return inside
 
 
 def _note(text: str) -> str:
@@ -133,7 +148,7 @@ def _check_events(
 ) -> None:
     def check(path: str | None, model: str, share: float, progress=gr.Progress()):  # noqa: B008  gradio's way
         checked = None if path is None else visits.check(path, model, _reporting(progress), traced=True)
-        windows = [] if checked is None else getattr(checked.detection, "windows", [])
+        windows = [] if checked is None else checked.windows
         slider = gr.Slider(maximum=max(len(windows), 2), value=1)
         return checked, *judge(checked, model, share), gr.Column(visible=len(windows) > 0), slider
 

@@ -67,7 +67,7 @@ def timeline(
 
     Args:
         picture: of the clip.
-        windows: of the detection.
+        windows: of the detection; none where there is no verdict to explain.
         probability: of genuine speech, for a window's score.
         threshold: probability from which on a clip passes; drawn as a line.
 
@@ -127,6 +127,8 @@ def _buttons(
             f'style="left:{_share(slot.left, seconds)};width:{_share(slot.right - slot.left, seconds)}">'
             f'<span style="height:{100 * (1 - genuine):.1f}%"></span></button>'
         )
+    if not windows:
+        return ""
     line = f'<div class="st-line" style="bottom:{100 * (1 - threshold):.1f}%"></div>'
     return f'<div class="st-lane st-windows" role="group" aria-label="Windows">{"".join(buttons)}{line}</div>'
 
@@ -149,7 +151,7 @@ def _axis(seconds: float) -> str:
 
 def _legend(windows: Sequence[Window]) -> str:
     if not windows:
-        return "Waveform and spectrogram (0 to 8 kHz). No window could be scored."
+        return "Waveform and spectrogram (0 to 8 kHz)."
     return (
         "Waveform, spectrogram (0 to 8 kHz), and how fake each window sounds: "
         '<span class="st-key st-key-flagged"></span> beyond the threshold, <span class="st-key"></span> within, '

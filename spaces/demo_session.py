@@ -9,9 +9,10 @@ import gradio as gr
 import numpy as np
 
 from spooftrace.audio import SAMPLING_RATE, AudioError
-from spooftrace.results import Detection, Failure, Trace
+from spooftrace.results import Detection, Failure, Trace, Window
 from spooftrace.spaces.demo_clip import Picture, Progress, cut, detect, draw, report, report_name, trace
 from spooftrace.spaces.demo_guard import UPLOADS_ONLY
+from spooftrace.spaces.demo_inside import inside_views, look_inside
 from spooftrace.spaces.demo_models import DemoModels, DemoSettings, OfferedDetector
 from spooftrace.spaces.demo_pictures import timeline
 from spooftrace.spaces.demo_thresholds import Threshold
@@ -38,6 +39,12 @@ class Checked:
     detection: Detection | Failure
     trace: Trace | Failure | None
     picture: Picture | None
+
+    @property
+    def windows(self) -> list[Window]:
+        """Those to look at and to hear; none where there is no verdict that they could explain."""
+        judged = isinstance(self.detection, Detection) and self.detection.verdict != "abstain"
+        return self.detection.windows if judged else []
 
 
 class Visits:
@@ -107,7 +114,7 @@ class Visits:
         picture = ""
         if isinstance(result, Detection) and checked.picture is not None:
             probability = self.offered(checked.model).detector.probability
-            picture = timeline(checked.picture, result.windows, probability, threshold.probability)
+            picture = timeline(checked.picture, checked.windows, probability, threshold.probability)
         return verdict_card(words, result, threshold), picture, trace_card(checked.trace)
 
     def words(self, model: str, percent: float) -> str:
@@ -116,14 +123,31 @@ class Visits:
 
     def play(self, path: str | None, checked: Checked | None, number: float) -> tuple[int, np.ndarray] | None:
         """The sound of a window as the detector heard it: sampling rate and 16-bit samples `[num_samples]`."""
-        if path is None or checked is None or isinstance(checked.detection, Failure):
+        window = self._window(checked, number)
+        if window is None:
             return None
-        windows = checked.detection.windows
-        if not isinstance(number, (int, float)) or not 0 <= number < len(windows):
-            raise gr.Error(f"This clip has {len(windows)} windows.", print_exception=False)
-        window = windows[int(number)]
         samples = cut(self.uploaded(path), window.start, window.end, self.settings.limits)
         return SAMPLING_RATE, (samples * 32767).astype(np.int16)
+
+    def inside(self, path: str | None, checked: Checked | None, number: float) -> str:
+        """Views into the tracer from a window on, for as long as the tracer listens; HTML."""
+        window = self._window(checked, number)
+        if window is None:
+            return ""
+        seconds = self.models.tracer.window_samples / SAMPLING_RATE
+        start = max(min(window.start, checked.detection.duration - seconds), 0.0)
+        end = min(start + seconds, checked.detection.duration)
+        samples = cut(self.uploaded(path), start, end, self.settings.limits)
+        return inside_views(look_inside(self.models.tracer, samples), start, end)
+
+    def _window(self, checked: Checked | None, number: float) -> Window | None:
+        """A window of a checked clip; `None` without one. Raises `gradio.Error` for a number that it does not have."""
+        if checked is None:
+            return None
+        windows = checked.windows
+        if not isinstance(number, (int, float)) or not 0 <= number < len(windows):
+            raise gr.Error(f"This clip has {len(windows)} windows.", print_exception=False)
+        return windows[int(number)]
 
     def report(self, checked: Checked | None, percent: float) -> str | None:
         """Path of the report on a checked clip, in a folder of its own; it is deleted with the uploads."""

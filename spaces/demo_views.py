@@ -11,22 +11,29 @@ from spooftrace.spaces.demo_thresholds import Threshold
 from spooftrace.spaces.demo_words import CAVEAT, CLASSES, TASKS, Verdict, duration, percent
 
 
+def escaped(text: object) -> str:
+    """For HTML, without control characters."""
+    return html.escape(printable(str(text)))
+
+
 def verdict_card(verdict: Verdict, result: Detection | Failure, threshold: Threshold) -> str:
     """The verdict on a clip, with its probability beside the threshold."""
-    measured = isinstance(result, Detection) and result.probability_bonafide is not None
-    gauge = _gauge(result.probability_bonafide, threshold) if measured and result.verdict != "abstain" else ""
+    # A probability beside an abstention would be read as a verdict.
+    judged = isinstance(result, Detection) and result.verdict != "abstain"
+    gauge = _gauge(result.probability_bonafide, threshold) if judged else ""
+    caveat = f'<p class="st-quiet">{CAVEAT}</p>' if judged else ""
     return (
         f'<section class="st-card st-{verdict.tone}" aria-live="polite"><p class="st-clip">{_clip_words(result)}</p>'
-        f"<h2>{html.escape(verdict.headline)}</h2>{gauge}<p>{html.escape(verdict.detail)}</p>"
-        f'<p class="st-quiet">{html.escape(CAVEAT)}</p></section>'
+        f"<h2>{escaped(verdict.headline)}</h2>{gauge}<p>{escaped(verdict.detail)}</p>"
+        f"{caveat}</section>"
     )
 
 
 def _clip_words(result: Detection | Failure) -> str:
-    name = html.escape(printable(result.path))
+    name = escaped(result.path)
     if isinstance(result, Failure):
         return name
-    return f"{name}, {duration(result.duration)}, by <strong>{html.escape(str(result.model['name']))}</strong>"
+    return f"{name}, {duration(result.duration)}, by <strong>{escaped(result.model['name'])}</strong>"
 
 
 def _gauge(probability: float, threshold: Threshold) -> str:
@@ -40,8 +47,8 @@ def _gauge(probability: float, threshold: Threshold) -> str:
 
 
 def trace_card(result: Trace | Failure | None) -> str:
-    """The source of a clip: a question with its classes each, and whether the source is known at all."""
-    if result is None or isinstance(result, Failure):
+    """The source of a clip, a question with its classes each, and whether it is known at all; nothing for abstentions."""
+    if result is None or isinstance(result, Failure) or result.reason:
         return ""
     questions = "".join(_question(task, getattr(result, task)) for task in TASKS)
     return (
@@ -63,7 +70,7 @@ def _question(task: str, answer: SourceAnswer | None) -> str:
 
 
 def _bar(name: str, share: float, best: bool) -> str:
-    shown = html.escape(name)
+    shown = escaped(name)
     text = f"<strong>{shown}</strong>" if best else shown
     return (
         f'<li><span class="st-name">{text}</span><span class="st-bar" aria-hidden="true">'
@@ -75,8 +82,6 @@ def _unknown(result: Trace) -> str:
     answer: UnknownAnswer | None = result.unknown
     if answer is None:
         return '<p class="st-quiet">This tracer has no score for unknown sources.</p>'
-    if answer.is_unknown is None:
-        return f"<p>No answer: {html.escape(str(result.reason))}.</p>"
     limit = result.model["open_set"]["threshold"]
     numbers = f"unknown score {_short(answer.score)}, threshold {_short(limit)}"
     if answer.is_unknown:
@@ -113,7 +118,7 @@ def _about_detector(name: str, detector: Detector, card: Path | None) -> str:
     limits = _bullets(_section(card, "What it cannot do")) if card else []
     items = "".join(f"<li>{_inline(limit)}</li>" for limit in limits)
     closing = f"<ul>{items}</ul>" if items else "<p>What it cannot do is not stated here; read its model card.</p>"
-    return f"<h3>Detector {html.escape(name)}</h3><p>{html.escape(trained)}</p>{closing}"
+    return f"<h3>Detector {escaped(name)}</h3><p>{escaped(trained)}</p>{closing}"
 
 
 def _section(card: Path, heading: str) -> list[str]:
@@ -134,6 +139,6 @@ def _bullets(paragraphs: Sequence[str]) -> list[str]:
 
 def _inline(text: str) -> str:
     """Bold and code of Markdown as HTML, everything else escaped."""
-    escaped = html.escape(text)
-    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
+    safe = escaped(text)
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return re.sub(r"`(.+?)`", r"<code>\1</code>", bold)

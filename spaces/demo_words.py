@@ -77,9 +77,9 @@ def verdict(result: Detection | Failure, threshold: Threshold, max_seconds: floa
 
 
 def _detail(result: Detection) -> str:
-    number = f"{percent(result.probability_bonafide)} probability of genuine speech"
+    number = f"Probability of genuine speech: {percent(result.probability_bonafide)}"
     if not result.model["calibrated"]:
-        return f"{number} by the bare score; this model was not calibrated."
+        return f"{number}, by the bare score; this model was not calibrated."
     return f"{number}, where genuine and fake clips are equally common."
 
 

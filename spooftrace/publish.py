@@ -18,8 +18,14 @@ from spooftrace.model_staging import RESULTS, CardChoice, PublishError, Staged, 
 from spooftrace.stranger import CheckError, Loaded, gated_message, require_same, stranger
 
 
-# Of an earlier push: beside other weights, or other adapters, they would be taken for part of the model.
-STALE = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "adapter/*")
+# Of an earlier push: beside other weights, they would be taken for part of the model.
+STALE = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "open_set.safetensors",
+    "adapter/*",
+)
 
 
 class Published(NamedTuple):

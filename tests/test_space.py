@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_sastnet import WINDOW, tiny_sastnet
 
 
 gr = pytest.importorskip("gradio")
@@ -19,11 +22,13 @@ gr = pytest.importorskip("gradio")
 from spooftrace.audio import AudioError, AudioLimits  # noqa: E402  after the skip
 from spooftrace.cli import main  # noqa: E402
 from spooftrace.detector import Detector  # noqa: E402
+from spooftrace.modeling import SASTNetFeatureExtractor  # noqa: E402
 from spooftrace.results import Detection, Failure, SourceAnswer, Trace, UnknownAnswer, Window  # noqa: E402
-from spooftrace.spaces import demo_clip, demo_guard, demo_pictures, demo_views, demo_words  # noqa: E402
+from spooftrace.spaces import demo_clip, demo_guard, demo_inside, demo_pictures, demo_views, demo_words  # noqa: E402
 from spooftrace.spaces.demo_models import DemoModels, DemoSettings, public_name  # noqa: E402
 from spooftrace.spaces.demo_session import Visits  # noqa: E402
 from spooftrace.spaces.demo_thresholds import OperatingPoints, Threshold, measure  # noqa: E402
+from spooftrace.tracer import Tracer  # noqa: E402
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,10 +169,8 @@ def test_nothing_from_outside_becomes_markup():
     failure = Failure(MARKUP, "UnreadableAudioError", f"{MARKUP!r}: {MARKUP}; {MARKUP}")
     answer = SourceAnswer(MARKUP, {MARKUP: 1.0})
     traced = Trace(MARKUP, answer, answer, answer, UnknownAnswer(2.0, True), None, model, 4.0, "0")
-    pages = [
-        demo_views.trace_card(traced),
-        demo_views.trace_card(replace(traced, unknown=UnknownAnswer(None, None), reason=MARKUP)),
-    ]
+    pages = [demo_views.trace_card(traced)]
+    assert demo_views.trace_card(replace(traced, reason="silent")) == ""
     for result in (detection, failure, replace(detection, verdict="abstain", reason=MARKUP)):
         words = demo_words.verdict(result, Threshold(0.5), 600, 1)
         pages.append(demo_views.verdict_card(words, result, Threshold(0.5)))
@@ -182,7 +185,7 @@ def test_the_buttons_cover_the_clip_and_stand_for_every_window(count, most):
     found = demo_pictures.slots(windows, count + 1.0, most)
     assert len(found) <= most and sum(slot.count for slot in found) == count
     assert found[0].left == 0 and found[-1].right == count + 1
-    assert all(a.right == b.left for a, b in zip(found, found[1:], strict=False))
+    assert all(a.right == b.left for a, b in pairwise(found))
     assert all(slot.left <= windows[slot.window].end and slot.right >= windows[slot.window].start for slot in found)
 
 
@@ -254,7 +257,7 @@ def test_progress_reaches_the_end(visits, uploaded):
 
 
 def ask(
-    body: bytes, path: str = "/gradio_api/call/detect", pieces: int = 1, method: str = "POST"
+    body: bytes, path: str = "/gradio_api/call/detect", pieces: int = 1, folder: Path = ROOT / "absent"
 ) -> tuple[int, bytes]:
     """What the guard lets through to an application that echoes: status and body."""
     size = -(-len(body) // pieces) or 1
@@ -278,8 +281,8 @@ def ask(
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": []}
-    asyncio.run(demo_guard.Guard(application, max_upload=1000)(scope, receive, send))
+    scope = {"type": "http", "path": path, "method": "POST", "headers": []}
+    asyncio.run(demo_guard.Guard(application, 1000, folder, max_stored=100)(scope, receive, send))
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
@@ -307,9 +310,15 @@ def test_the_guard_refuses(body, path, status):
     assert ask(body, path, pieces=3)[0] == status
 
 
-def test_old_files_are_swept_and_young_and_kept_ones_stay(tmp_path):
-    import os
+def test_the_guard_refuses_uploads_while_too_much_waits_to_be_deleted(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "waiting.wav").write_bytes(bytes(101))
+    status, words = ask(b"x", "/gradio_api/upload", folder=tmp_path)
+    assert status == 503 and b"Try again" in words
+    assert ask(b'{"data": []}', folder=tmp_path)[0] == 200
 
+
+def test_old_files_are_swept_and_young_and_kept_ones_stay(tmp_path):
     for name in ("a/old.wav", "a/young.wav", "b/old.wav", "kept.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -330,3 +339,41 @@ def test_the_space_has_a_valid_header_and_pins_what_it_runs_on():
     assert header.sdk_version == pins["gradio"] and tuple(map(int, pins["gradio"].split("."))) >= (6, 20, 0)
     assert {"torch", "transformers", "soundfile", "soxr", "numpy"} <= set(pins)
     assert len(header.short_description) <= 60
+
+
+@pytest.fixture(params=[True, False], ids=["with semantics", "without"])
+def sastnet_visits(request, visits, tmp_path) -> Visits:
+    """The same with a tiny SASTNet for a tracer."""
+    parts = {} if request.param else {"frontend": "mel", "use_semantics": False, "num_decoders": 1}
+    tiny_sastnet(**parts).save_pretrained(tmp_path / "tiny")
+    SASTNetFeatureExtractor(window_samples=WINDOW).save_pretrained(tmp_path / "tiny")
+    tracer = Tracer.from_pretrained(tmp_path / "tiny")
+    return Visits(replace(visits.models, tracer=tracer), visits.settings, visits.folder)
+
+
+def test_a_sastnet_shows_what_it_rebuilt_and_attended_to(sastnet_visits, uploaded):
+    tracer = sastnet_visits.models.tracer
+    config = tracer.models[0].model.config
+    assert demo_inside.can_look_inside(tracer)
+    (found,) = demo_inside.look_inside(tracer, np.full(WINDOW, 0.1, np.float32))
+    steps, features = config.grid_size
+    assert found.errors.shape == (config.num_decoders, features, steps)
+    assert len(found.attentions) == (3 if config.use_semantics else 0)
+    for attention in found.attentions.values():
+        assert attention.shape == (config.semantic_frames // 2, steps)
+    page = sastnet_visits.inside(uploaded, sastnet_visits.check(uploaded, "default", None, False), 8)
+    assert page.count("<img") == config.num_decoders + len(found.attentions)
+    assert "7.8 to 8.8 s" in page
+
+
+def test_attention_is_laid_out_with_meaning_upwards_and_sound_to_the_right():
+    sound, meaning, features = 6, 4, 2
+    weights = np.arange(meaning * sound, dtype=float).reshape(meaning, sound)
+    expected = weights.reshape(meaning, 3, features).mean(axis=2)
+    with_token = np.concatenate([np.full((meaning, 1), 9.0), weights], axis=1)
+    for name, given_weights in (("semantic_to_acoustic", with_token), ("fusion", with_token.T)):
+        np.testing.assert_array_equal(demo_inside._by_time(name, given_weights, features, True), expected)
+
+
+def test_other_tracers_have_no_inside(visits):
+    assert not demo_inside.can_look_inside(visits.models.tracer) and not demo_inside.can_look_inside(None)

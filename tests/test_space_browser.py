@@ -72,6 +72,7 @@ class Visitor:
         width, height = SIZES[size]
         self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=mode)
         self.page.set_default_timeout(WAIT)
+        sync_api.expect.set_options(timeout=WAIT)
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", self._console)
@@ -174,7 +175,7 @@ def test_a_recording_from_the_microphone_is_judged(visitor, shots):
     page = visitor.page
     page.locator("#st-check").get_by_label("Record audio").click()
     page.get_by_role("button", name="Record", exact=True).click()
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(2000)
     page.get_by_role("button", name="Stop", exact=True).first.click()
     sync_api.expect(visitor.verdict).not_to_have_text("This file could not be checked")
     assert page.locator(".st-window").count() >= 1
