@@ -273,7 +273,8 @@ class GraphPool(nn.Module):
     def forward(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(batch, nodes, dim)` -> kept nodes `(batch, kept, dim)`, scores in (0, 1) of all nodes `(batch, nodes)`"""
         scores = torch.sigmoid(self.score(self.dropout(nodes)))  # (batch, nodes, 1)
-        kept = max(int(nodes.shape[1] * self.ratio), 1)
+        # As `max(int(...), 1)`, which an exported graph would hold as a constant.
+        kept = torch.sym_max(torch.sym_int(nodes.shape[1] * self.ratio), 1)
         # The two branches are merged position by position, so the order is part of the function.
         order = scores.topk(kept, dim=1).indices.expand(-1, -1, nodes.shape[2])
         return (nodes * scores).gather(1, order), scores[..., 0]

@@ -115,6 +115,8 @@ class MelFrontend(nn.Module):
 
     def _power(self, waveform: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
         """`(batch, num_samples)` -> `(batch, n_fft // 2 + 1, frames)`"""
+        if torch.compiler.is_exporting():
+            return self._power_of_matrix(waveform, window)
         spectrum = torch.stft(
             waveform,
             self.config.n_fft,
@@ -124,6 +126,15 @@ class MelFrontend(nn.Module):
             return_complex=True,
         )
         return spectrum.real.square() + spectrum.imag.square()
+
+    def _power_of_matrix(self, waveform: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        """The same as one convolution: Fourier transforms in exported graphs are slow, and less exact."""
+        size = self.config.n_fft
+        phase = 2 * np.pi * (np.arange(size // 2 + 1)[:, None] * np.arange(size) % size) / size
+        waves = torch.from_numpy(np.concatenate((np.cos(phase), np.sin(phase))).astype(np.float32))
+        padded = F.pad(waveform, (size // 2, size // 2))[:, None]
+        real, imaginary = F.conv1d(padded, (waves * window)[:, None], stride=self.config.hop_length).chunk(2, dim=1)
+        return real.square() + imaginary.square()
 
     def compress(self, energies: torch.Tensor) -> torch.Tensor:
         """Band energies -> features, both `(batch, num_windows, num_filters, frames)`"""

@@ -59,7 +59,8 @@ class TextureBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout2d(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
-        self.shortcut_pool = nn.AvgPool2d(stride, stride, ceil_mode=True)
+        # Without padding the last argument changes nothing here; ONNX Runtime divides incomplete windows rightly by it.
+        self.shortcut_pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.shortcut_norm = nn.BatchNorm2d(out_channels)
 

@@ -35,14 +35,14 @@ TASKS = {
     "dec": "What the decoder writes",
 }
 CLASSES = {
-    "vq": {"bonafide": "genuine, no codec", "mvq": "several codebooks", "svq": "one codebook", "sq": "scalars"},
+    "vq": {"bonafide": "no codec heard", "mvq": "several codebooks", "svq": "one codebook", "sq": "scalars"},
     "aux": {
-        "bonafide": "genuine, no codec",
+        "bonafide": "no codec heard",
         "none": "nothing else",
         "semantic": "meaning",
         "disentanglement": "voice and content apart",
     },
-    "dec": {"bonafide": "genuine, no codec", "time": "a waveform", "frequency": "a spectrum"},
+    "dec": {"bonafide": "no codec heard", "time": "a waveform", "frequency": "a spectrum"},
 }
 
 

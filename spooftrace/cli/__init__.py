@@ -31,6 +31,10 @@ examples:
   spooftrace evaluate scores protocol.csv    error rates with intervals, per attack, and figures
   spooftrace train --list                    recipes; train a detector on your own attack domains
   spooftrace corpus list                     the field's corpora: check, build, publish
+  spooftrace models --org owner              models: shipped, of your own, on the Hub
+  spooftrace publish runs/mine owner/name    a model, dataset, metric or Space on the Hub
+  spooftrace export my-onnx                  a detector as an ONNX graph, for programs without torch
+  spooftrace demo                            a page in the browser to try clips on
   spooftrace doctor                          what to mend in this installation
 
 exit codes: 0 all done, 1 a failure, 2 a wrong call, 3 done but some inputs could not be processed
