@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -217,11 +218,11 @@ def rename_state_dict(state: Mapping[str, torch.Tensor], report: ConversionRepor
         else:
             strangers.append(key)
     if strangers:
-        raise ConversionError(f"This is another architecture; unknown tensors: {_listed(strangers)}.")
+        raise ConversionError(f"This is another architecture; unknown tensors: {listed(strangers)}.")
     return renamed
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The names, or their number and the first few."""
     shown = ", ".join(names[:MAX_LISTED]) or "none"
     return shown if len(names) <= MAX_LISTED else f"{len(names)}, among them {shown}"
@@ -251,8 +252,8 @@ def load_exactly(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
     ]
     if missing or unexpected or shapes:
         raise ConversionError(
-            f"The checkpoint does not fit {type(model).__name__}: missing {_listed(missing)}; unexpected "
-            f"{_listed(unexpected)}; of another shape {_listed(sorted(shapes))}."
+            f"The checkpoint does not fit {type(model).__name__}: missing {listed(missing)}; unexpected "
+            f"{listed(unexpected)}; of another shape {listed(sorted(shapes))}."
         )
     model.load_state_dict(state)
 
@@ -333,13 +334,10 @@ def _finish(
     return model.eval(), report
 
 
-def save_converted(
-    model: AasistForAudioClassification, report: ConversionReport, folder: str | os.PathLike, overwrite: bool = False
-):
+@contextmanager
+def new_folder(folder: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    Writes model, code, feature extractor and report to `folder`, ready to be loaded or pushed.
-
-    The folder appears whole or not at all.
+    An empty folder to write to, which takes the place of `folder` when all is done: whole or not at all.
 
     Raises:
         `ConversionError`: if the folder exists and is not empty, unless `overwrite`.
@@ -352,12 +350,26 @@ def save_converted(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         staged = Path(temporary) / folder.name
-        model.save_pretrained(staged)
-        AasistFeatureExtractor(sampling_rate=model.config.sampling_rate).save_pretrained(staged)
-        report.save(staged)
+        staged.mkdir()
+        yield staged
         if folder.is_dir():
             shutil.rmtree(folder)
         staged.rename(folder)
+
+
+def save_converted(
+    model: AasistForAudioClassification, report: ConversionReport, folder: str | os.PathLike, overwrite: bool = False
+):
+    """
+    Writes model, code, feature extractor and report to `folder`, ready to be loaded or pushed.
+
+    Raises:
+        `ConversionError`: if the folder exists and is not empty, unless `overwrite`.
+    """
+    with new_folder(folder, overwrite) as staged:
+        model.save_pretrained(staged)
+        AasistFeatureExtractor(sampling_rate=model.config.sampling_rate).save_pretrained(staged)
+        report.save(staged)
 
 
 __all__ = [

@@ -6,11 +6,14 @@ import argparse
 EPILOG = """examples:
   spooftrace convert aasist AASIST.pth my-aasist
   spooftrace convert ssl-antispoofing LA_model.pth my-w2v2-aasist
+  spooftrace convert qwen-audio Qwen-Audio-Chat my-qwen-audio --dtype bfloat16
   spooftrace detect clip.wav --model my-aasist
 
 Checkpoints are read as plain tensors only; a file that would run code is refused. Every tensor is accounted for in
 OUT_DIR/conversion_report.json, and the classes are put in spooftrace's order: bona fide at index 0, spoof at index 1.
 """
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     aasist = kinds.add_parser("aasist", help="stand-alone AASIST and AASIST-L (clovaai/aasist)")
-    _add_common(aasist)
+    _add_checkpoint(aasist)
     aasist.add_argument(
         "--pool-ratios",
         nargs=3,
@@ -32,19 +35,40 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="pooling ratios of a model of your own training (known for AASIST and AASIST-L)",
     )
     ssl = kinds.add_parser("ssl-antispoofing", help="wav2vec 2.0 + AASIST (TakHemlata/SSL_Anti-spoofing)")
-    _add_common(ssl)
+    _add_checkpoint(ssl)
     ssl.add_argument(
         "--wav2vec2-config",
         metavar="NAME_OR_PATH",
         help="configuration of the wav2vec 2.0 encoder: a config.json, a folder, or a name on the Hub (default: XLS-R 300M's)",
     )
+    _add_qwen_audio(kinds.add_parser("qwen-audio", help="Qwen-Audio v1 (Qwen/Qwen-Audio, Qwen/Qwen-Audio-Chat)"))
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth file of plain tensors, or .safetensors")
+    _add_common(parser)
+    parser.set_defaults(run=run)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth file of plain tensors, or .safetensors")
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write; must be empty or new")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it is there")
-    parser.set_defaults(run=run)
+
+
+def _add_qwen_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="folder with config.json, the weights and qwen.tiktoken, as published"
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="what the weights are cast to (default: as they are, bfloat16 where published)"
+    )
+    parser.add_argument(
+        "--special-tokens",
+        metavar="FILE",
+        help="names of the special tokens between the audio token and <audio>, one a line; detection needs none of them",
+    )
+    parser.set_defaults(run=run_qwen_audio)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +81,20 @@ def run(args: argparse.Namespace) -> int:
     save_converted(model, report, args.out_dir, args.overwrite)
     print(f"{report.model}, {report.num_parameters:,} parameters, written to {args.out_dir}")
     print(f"{len(report.mapped)} tensors mapped, {len(report.dropped)} dropped on purpose; see conversion_report.json")
+    for note in report.notes:
+        print(f"- {note}")
+    return 0
+
+
+def run_qwen_audio(args: argparse.Namespace) -> int:
+    import torch
+
+    from spooftrace.modeling.convert_qwen_audio import convert_qwen_audio
+
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    report = convert_qwen_audio(args.source, args.out_dir, dtype, args.special_tokens, args.overwrite)
+    print(f"{report.model}, {report.num_parameters:,} parameters, written to {args.out_dir}")
+    print(f"all {len(report.mapped)} tensors accounted for; see conversion_report.json")
     for note in report.notes:
         print(f"- {note}")
     return 0
