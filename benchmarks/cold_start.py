@@ -16,15 +16,15 @@ import time
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
-def run_once(command: list[str]) -> tuple[float, float]:
+def run_once(command: list[str], quiet: bool = True) -> tuple[float, float]:
     """
-    Seconds until the process ended, and its peak resident memory in MB.
+    Seconds until the process ended, and its peak resident memory in MB; `quiet` hides what it prints.
 
     Raises:
         `SystemExit`: if the command fails.
     """
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:

@@ -14,12 +14,12 @@ import pyarrow as pa
 from datasets import Audio, ClassLabel, Features, Value
 from datasets.table import table_cast
 
+from spooftrace.audio import SAMPLING_RATE
 from spooftrace.data_scripts.corpus import Corpus, MissingAudio, count
 from spooftrace.data_scripts.protocol import CorpusNotFoundError
 from spooftrace.data_scripts.rows import AUX_LABELS, COLUMNS, DEC_LABELS, LABELS, VQ_LABELS, Row, to_columns
 
 
-SAMPLING_RATE = 16_000
 ROWS_PER_TABLE = 1_000
 CLASSES = {"label": LABELS, "vq": VQ_LABELS, "aux": AUX_LABELS, "dec": DEC_LABELS}
 

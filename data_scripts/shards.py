@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Features
 
-from spooftrace.data_scripts.arrow_tables import SAMPLING_RATE, features_of
+from spooftrace.audio import SAMPLING_RATE
+from spooftrace.data_scripts.arrow_tables import features_of
 from spooftrace.data_scripts.corpus import Corpus
 
 

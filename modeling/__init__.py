@@ -12,12 +12,15 @@ from transformers import (
 from .configuration_aasist import AasistConfig
 from .configuration_audio_llm import AudioLLMDetectorConfig
 from .configuration_qwen_audio import QwenAudioConfig, QwenAudioEncoderConfig
+from .configuration_sastnet import SASTNetConfig
 from .feature_extraction_aasist import AasistFeatureExtractor
 from .feature_extraction_audio_llm import AudioLLMFeatureExtractor
+from .feature_extraction_sastnet import SASTNetFeatureExtractor
 from .modeling_aasist import AasistForAudioClassification, AasistModel, AasistModelOutput, AasistOutput
 from .modeling_audio_llm import AudioLLMForAudioClassification, AudioLLMOutput
 from .modeling_qwen_audio import QwenAudioForConditionalGeneration, QwenAudioModel
 from .modeling_qwen_audio_encoder import QwenAudioEncoder
+from .modeling_sastnet import SASTNetForAudioClassification, SASTNetModel, SASTNetModelOutput, SASTNetOutput
 from .processing_qwen_audio import QwenAudioProcessor
 
 
@@ -33,6 +36,11 @@ AutoModel.register(QwenAudioConfig, QwenAudioModel)
 AutoModelForMultimodalLM.register(QwenAudioConfig, QwenAudioForConditionalGeneration)
 AutoProcessor.register(QwenAudioConfig, QwenAudioProcessor)
 
+AutoConfig.register(SASTNetConfig.model_type, SASTNetConfig)
+AutoModel.register(SASTNetConfig, SASTNetModel)
+AutoModelForAudioClassification.register(SASTNetConfig, SASTNetForAudioClassification)
+AutoFeatureExtractor.register(SASTNetConfig, SASTNetFeatureExtractor)
+
 # What `save_pretrained` copies beside the weights, so that the Auto classes load it where spooftrace is not installed.
 AasistConfig.register_for_auto_class()
 AasistFeatureExtractor.register_for_auto_class()
@@ -45,6 +53,10 @@ QwenAudioConfig.register_for_auto_class()
 QwenAudioProcessor.register_for_auto_class()
 QwenAudioModel.register_for_auto_class("AutoModel")
 QwenAudioForConditionalGeneration.register_for_auto_class("AutoModelForMultimodalLM")
+SASTNetConfig.register_for_auto_class()
+SASTNetFeatureExtractor.register_for_auto_class()
+SASTNetModel.register_for_auto_class("AutoModel")
+SASTNetForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 
 __all__ = [
     "AasistConfig",
@@ -63,4 +75,10 @@ __all__ = [
     "QwenAudioForConditionalGeneration",
     "QwenAudioModel",
     "QwenAudioProcessor",
+    "SASTNetConfig",
+    "SASTNetFeatureExtractor",
+    "SASTNetForAudioClassification",
+    "SASTNetModel",
+    "SASTNetModelOutput",
+    "SASTNetOutput",
 ]

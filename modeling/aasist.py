@@ -289,13 +289,15 @@ class GraphBranch(nn.Module):
         return [self.dropout(old + new) for old, new in zip((temporal, spectral, master), update, strict=True)]
 
 
-class GraphBackend(nn.Module):
-    """Encoder map -> spectral and temporal nodes -> graph attention -> clip embedding."""
+class GraphHead(nn.Module):
+    """Spectral and temporal nodes -> graph attention -> clip embedding."""
 
     def __init__(self, config):
         super().__init__()
+        self._build(config)
+
+    def _build(self, config):
         channels, (dim, _) = config.encoder_channels[-1], config.graph_dims
-        self.nodes = AttentiveNodes(channels) if config.node_aggregation == "attention" else MaxNodes()
         self.position = nn.Parameter(torch.empty(1, config.num_spectral_nodes, channels))
         self.spectral_layer = GraphLayer(channels, dim, config.temperatures[0], config.graph_dropout)
         self.temporal_layer = GraphLayer(channels, dim, config.temperatures[1], config.graph_dropout)
@@ -304,10 +306,9 @@ class GraphBackend(nn.Module):
         self.branch1 = GraphBranch(config)
         self.branch2 = GraphBranch(config)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`(batch, channels, height, width)` -> embedding `(batch, 5 * graph_dims[1])`, scores of all spectral
-        `(batch, height)` and temporal nodes `(batch, width)`"""
-        spectral, temporal = self.nodes(hidden_states)
+    def read(self, spectral: torch.Tensor, temporal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Nodes `(batch, height, channels)` and `(batch, width, channels)` -> embedding `(batch, 5 * graph_dims[1])`,
+        scores of all spectral `(batch, height)` and temporal nodes `(batch, width)`"""
         spectral, spectral_scores = self.spectral_pool(self.spectral_layer(spectral + self.position))
         temporal, temporal_scores = self.temporal_pool(self.temporal_layer(temporal))
         branches = zip(self.branch1(temporal, spectral), self.branch2(temporal, spectral), strict=True)
@@ -316,3 +317,19 @@ class GraphBackend(nn.Module):
             [temporal.abs().amax(1), temporal.mean(1), spectral.abs().amax(1), spectral.mean(1), master[:, 0]], dim=1
         )
         return embedding, spectral_scores, temporal_scores
+
+    forward = read
+
+
+class GraphBackend(GraphHead):
+    """Encoder map -> spectral and temporal nodes -> graph attention -> clip embedding."""
+
+    def _build(self, config):
+        # First, as layers draw their initial weights in the order in which they were made.
+        channels = config.encoder_channels[-1]
+        self.nodes = AttentiveNodes(channels) if config.node_aggregation == "attention" else MaxNodes()
+        super()._build(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`(batch, channels, height, width)` -> embedding and node scores, as [`GraphHead.read`] returns them"""
+        return self.read(*self.nodes(hidden_states))

@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Wav2Vec2Config
 from transformers.configuration_utils import SubConfigSpec
 
+from .source_tasks import complete_task_labels
+
 
 # The reference trains and runs its front end without any of the noise that transformers adds by default, and fairseq's
 # XLSR-53 was itself trained without. `mask_time_prob` keeps its value, so that `masked_spec_embed` exists as it does in
@@ -153,6 +155,13 @@ class AasistConfig(PreTrainedConfig):
         pool_dropout (`float`, *optional*, defaults to 0.3): Dropout on the scoring path of graph pooling.
         branch_dropout (`float`, *optional*, defaults to 0.2): Dropout before the two branches are merged.
         classifier_dropout (`float`, *optional*, defaults to 0.5): Dropout before the classifier.
+        tasks (`list[str]`, *optional*, defaults to `["bin"]`):
+            What the model answers, some of `"bin"`, `"vq"`, `"aux"` and `"dec"` (the source-tracing tasks of CodecFake+,
+            arXiv 2501.08238). Several tasks share the front end, the encoder and the making of graph nodes; each has its
+            own graph and classifier. The class names of the first one are `id2label`.
+        task_labels (`dict[str, list[str]]`, *optional*):
+            Classes of each task: `"bonafide"` followed by some of the taxonomy's, in its order. Defaults to all of them; a
+            model of the task `"bin"` alone goes by `id2label`, and this is `None` unless it is given.
         calibration (`dict`, *optional*):
             `{"scale": float, "bias": float, "fitted_on": str}`: the probability of bona fide speech is
             `sigmoid(scale * score + bias)`, where the score is the log-odds of bona fide.
@@ -191,6 +200,8 @@ class AasistConfig(PreTrainedConfig):
     pool_dropout: float | int = 0.3
     branch_dropout: float | int = 0.2
     classifier_dropout: float | int = 0.5
+    tasks: list[str] | tuple[str, ...] = ("bin",)
+    task_labels: dict | None = None
     calibration: dict | None = None
     training_corpora: list[str] | tuple[str, ...] | None = None
 
@@ -201,15 +212,32 @@ class AasistConfig(PreTrainedConfig):
         if self.frontend == "wav2vec2" and not isinstance(self.wav2vec2_config, PreTrainedConfig):
             self.wav2vec2_config = {**QUIET_WAV2VEC2, **(self.wav2vec2_config or XLSR_300M)}
         self.lora = complete_lora(self.lora)
+        self._complete_tasks(kwargs.get("num_labels"))
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = {0: "bonafide", 1: "spoof"}
         if self.id2label is not None and self.label2id is None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
         super().__post_init__(**kwargs)
 
+    def _complete_tasks(self, num_labels: int | None):
+        """Fills in `task_labels`; `id2label` and `num_labels` have to agree with the first task where they are given."""
+        labels = complete_task_labels(self.tasks, self.task_labels)
+        self.tasks = list(self.tasks)
+        if self.tasks == ["bin"] and self.task_labels is None:
+            return
+        self.task_labels = labels
+        first = labels[self.tasks[0]]
+        given = None if self.id2label is None else {int(index): label for index, label in self.id2label.items()}
+        if given not in (None, dict(enumerate(first))) or num_labels not in (None, len(first)):
+            raise ValueError(
+                f"the first task {self.tasks[0]!r} has the labels {', '.join(first)}, but `id2label` is {given} and "
+                f"`num_labels` is {num_labels}; leave both out and choose labels by `task_labels`."
+            )
+        self.id2label = dict(enumerate(first))
+
     @property
     def hidden_size(self) -> int:
-        """Size of the clip embedding: maximum and mean of both kinds of node, and the master node."""
+        """Size of the clip embedding of one task: maximum and mean of both kinds of node, and the master node."""
         return 5 * self.graph_dims[1]
 
     @property

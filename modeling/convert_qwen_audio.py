@@ -18,7 +18,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.dynamic_module_utils import custom_object_save
 
 from .configuration_qwen_audio import QwenAudioConfig
-from .convert_aasist import ConversionError, ConversionReport, listed, new_folder, read_checkpoint
+from .convert_common import ConversionError, ConversionReport, listed, new_folder, read_checkpoint
 from .modeling_qwen_audio import AUTO_MAP, QwenAudioForConditionalGeneration
 from .processing_qwen_audio import QwenAudioProcessor
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from transformers.utils import ModelOutput
 from .aasist import (
     GraphBackend,
     GraphBranch,
+    GraphHead,
     GraphLayer,
     HeterogeneousGraphLayer,
     ResidualEncoder,
@@ -41,12 +43,12 @@ class AasistModelOutput(ModelOutput):
     Output of [`AasistModel`].
 
     Args:
-        embeddings (`torch.FloatTensor` of shape `(batch_size, 5 * graph_dims[1])`):
-            One vector per clip: maximum magnitude and mean of the temporal nodes, the same of the spectral nodes, and
-            the master node.
+        embeddings (`torch.FloatTensor` of shape `(batch_size, num_tasks * 5 * graph_dims[1])`):
+            One vector per clip and task, in the order of `config.tasks`: maximum magnitude and mean of the temporal
+            nodes, the same of the spectral nodes, and the master node.
         spectral_scores (`torch.FloatTensor` of shape `(batch_size, num_spectral_nodes)`, *optional*):
-            How much graph pooling weighs each spectral node, in (0, 1), low frequencies first. Only with
-            `output_node_scores=True`.
+            How much graph pooling weighs each spectral node in the graph of the first task, in (0, 1), low frequencies
+            first. Only with `output_node_scores=True`.
         temporal_scores (`torch.FloatTensor` of shape `(batch_size, num_temporal_nodes)`, *optional*):
             The same for the temporal nodes, in order of time.
     """
@@ -62,13 +64,17 @@ class AasistOutput(ModelOutput):
     Output of [`AasistForAudioClassification`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`): Mean cross-entropy.
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`):
+            Mean over the tasks of the mean cross-entropy over the clips whose class is known.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Before the softmax, in the order of `config.id2label`. The score of a clip is the log-odds of bona fide:
+            Of the first task, before the softmax, in the order of `config.id2label`. The score of a clip is the log-odds of bona fide:
             `logits[:, label2id["bonafide"]] - logits[:, label2id["spoof"]]`, higher for genuine speech.
-        embeddings (`torch.FloatTensor` of shape `(batch_size, 5 * graph_dims[1])`): See [`AasistModelOutput`].
+        embeddings (`torch.FloatTensor` of shape `(batch_size, num_tasks * 5 * graph_dims[1])`):
+            See [`AasistModelOutput`].
         spectral_scores (`torch.FloatTensor`, *optional*): See [`AasistModelOutput`].
         temporal_scores (`torch.FloatTensor`, *optional*): See [`AasistModelOutput`].
+        task_logits (`dict[str, torch.FloatTensor]`, *optional*, returned by models of several tasks):
+            Logits `(batch_size, classes)` of every task, each in the order of `config.task_labels[task]`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -76,6 +82,7 @@ class AasistOutput(ModelOutput):
     embeddings: torch.FloatTensor | None = None
     spectral_scores: torch.FloatTensor | None = None
     temporal_scores: torch.FloatTensor | None = None
+    task_logits: dict[str, torch.FloatTensor] | None = None
 
 
 class Wav2Vec2Frontend(nn.Module):
@@ -101,6 +108,7 @@ class Wav2Vec2Frontend(nn.Module):
 # Of `from_pretrained`, for the encoder as well as for the detector.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 MODULE_NAME = __name__.split(".")[-1]
+UNKNOWN = -100  # the label of a clip whose class is not known
 FRONTENDS = {"sinc": SincFrontend, "mel": MelFrontend, "wav2vec2": Wav2Vec2Frontend}
 
 
@@ -232,7 +240,7 @@ class AasistPreTrainedModel(PreTrainedModel):
                     init.xavier_normal_(parameter)
         elif isinstance(module, GraphBranch):
             init.normal_(module.master)
-        elif isinstance(module, GraphBackend):
+        elif isinstance(module, GraphHead):
             init.normal_(module.position)
         elif isinstance(module, (SincFrontend, MelFrontend, TextureMap)):
             for name, buffer in module.named_buffers(recurse=False):
@@ -240,13 +248,14 @@ class AasistPreTrainedModel(PreTrainedModel):
 
 
 class AasistModel(AasistPreTrainedModel):
-    """Waveform -> front end -> residual encoder -> graph attention -> clip embedding."""
+    """Waveform -> front end -> residual encoder -> graph attention, one graph per task -> clip embedding."""
 
     def __init__(self, config: AasistConfig):
         super().__init__(config)
         self.frontend = FRONTENDS[config.frontend](config)
         self.encoder = (TextureEncoder if config.frontend == "mel" else ResidualEncoder)(config)
         self.backend = GraphBackend(config)
+        self.task_graphs = nn.ModuleDict({task: GraphHead(config) for task in config.tasks[1:]})
         self.post_init()
         self.leave_base_out()
 
@@ -274,7 +283,7 @@ class AasistModel(AasistPreTrainedModel):
             )
         self._check_length(input_values.shape[1])
         hidden_states = self.encoder(self.frontend(input_values))  # (batch, channels, height, width)
-        embeddings, spectral_scores, temporal_scores = self.backend(hidden_states)
+        embeddings, spectral_scores, temporal_scores = self._read_graphs(hidden_states)
         output = AasistModelOutput(
             embeddings=embeddings,
             spectral_scores=spectral_scores if output_node_scores else None,
@@ -282,6 +291,15 @@ class AasistModel(AasistPreTrainedModel):
         )
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         return output if return_dict else output.to_tuple()
+
+    def _read_graphs(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The embeddings of all tasks side by side, and the node scores of the first."""
+        if not self.task_graphs:
+            return self.backend(hidden_states)
+        nodes = self.backend.nodes(hidden_states)
+        embedding, *scores = self.backend.read(*nodes)
+        others = [graph(*nodes)[0] for graph in self.task_graphs.values()]
+        return torch.cat([embedding, *others], dim=1), *scores
 
     def _check_length(self, num_samples: int):
         minimum = minimum_samples(self.config)
@@ -308,14 +326,35 @@ def minimum_samples(config: AasistConfig) -> int:
     return length
 
 
+def loss_over_tasks(logits: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """
+    Mean over the tasks that have a known class in the batch of their mean cross-entropy; 0 where nothing is known.
+
+    Args:
+        logits: `(batch_size, classes)` of each task.
+        labels: `(batch_size, num_tasks)`, -100 where the class is not known.
+    """
+    known = (labels != UNKNOWN).sum(dim=0)
+    columns = zip(logits.values(), labels.unbind(dim=1), strict=True)
+    sums = [F.cross_entropy(task, column, ignore_index=UNKNOWN, reduction="sum") for task, column in columns]
+    means = torch.stack(sums) / known.clamp(min=1)
+    return means.sum() / (known > 0).sum().clamp(min=1)
+
+
 class AasistForAudioClassification(AasistPreTrainedModel):
-    """AasistModel -> dropout -> linear -> logits, index 0 for bona fide and 1 for spoof by default."""
+    """AasistModel -> dropout -> linear -> logits, index 0 for bona fide and 1 for spoof by default.
+
+    With several tasks, one linear layer for each.
+    """
 
     def __init__(self, config: AasistConfig):
         super().__init__(config)
         self.aasist = AasistModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.task_classifiers = nn.ModuleDict(
+            {task: nn.Linear(config.hidden_size, len(config.task_labels[task])) for task in config.tasks[1:]}
+        )
         self.post_init()
         self.leave_base_out()
 
@@ -369,18 +408,43 @@ class AasistForAudioClassification(AasistPreTrainedModel):
         Args:
             input_values (`torch.FloatTensor` of shape `(batch_size, num_samples)`):
                 Mono waveforms in [-1, 1] at `config.sampling_rate`, all of one length.
-            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Class indices of `config.id2label`.
+            labels (`torch.LongTensor`, *optional*):
+                Class indices, -100 where the class is not known: of shape `(batch_size,)` for a model of one task,
+                `(batch_size, num_tasks)` in the order of `config.tasks` for one of several.
             output_node_scores (`bool`, *optional*, defaults to `False`): Whether to return the nodes' pooling scores.
 
         Raises:
-            `ValueError`: if `input_values` is not two-dimensional or too short for one graph node.
+            `ValueError`: if `input_values` is not two-dimensional or too short for one graph node, or if `labels` are not
+                one per clip and task.
         """
         outputs = self.aasist(input_values, output_node_scores=output_node_scores, return_dict=True)
-        logits = self.classifier(self.dropout(outputs.embeddings))
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        output = AasistOutput(loss=loss, logits=logits, **outputs)
+        logits = self._classify(outputs.embeddings)
+        output = AasistOutput(
+            loss=None if labels is None else loss_over_tasks(logits, self._label_columns(labels, len(input_values))),
+            logits=logits[self.config.tasks[0]],
+            task_logits=logits if len(logits) > 1 else None,
+            **outputs,
+        )
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         return output if return_dict else output.to_tuple()
+
+    def _classify(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`(batch, num_tasks * hidden_size)` -> logits `(batch, classes)` of each task, in the order of the tasks"""
+        classifiers = [self.classifier, *self.task_classifiers.values()]
+        parts = embeddings.split(self.config.hidden_size, dim=1)
+        outputs = [classify(self.dropout(part)) for classify, part in zip(classifiers, parts, strict=True)]
+        return dict(zip(self.config.tasks, outputs, strict=True))
+
+    def _label_columns(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Labels of shape `(batch_size, num_tasks)`, also for a single task."""
+        num_tasks = len(self.config.tasks)
+        expected = (batch_size,) if num_tasks == 1 else (batch_size, num_tasks)
+        if tuple(labels.shape) != expected:
+            raise ValueError(
+                f"`labels` must have the shape {expected} for the tasks {', '.join(self.config.tasks)}, got "
+                f"{tuple(labels.shape)}; -100 stands for a class that is not known."
+            )
+        return labels.view(batch_size, num_tasks)
 
 
 __all__ = [

@@ -23,10 +23,13 @@ class AudioLLMOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, 2)`):
             The language model's logits of the two label words where the answer begins, in float32, bona fide first. Their
             difference is the score of a clip: the log-odds of the two words, higher for genuine speech.
+        target_losses (`torch.FloatTensor` of shape `(batch_size,)`, *optional*, returned with `target_ids`):
+            Cross-entropy summed over each clip's target tokens, for a mean over more than one batch.
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
+    target_losses: torch.FloatTensor | None = None
 
 
 class AudioLLMForAudioClassification(AudioLLMPreTrainedModel):
@@ -173,10 +176,12 @@ class AudioLLMForAudioClassification(AudioLLMPreTrainedModel):
         hidden_states = self.decode(audio_embeds, input_ids, attention_mask)
         rows = torch.arange(len(hidden_states), device=hidden_states.device)
         logits = self.word_logits(hidden_states[rows, self.answer_positions(input_ids)], self.config.label_ids)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss, target_losses = None if labels is None else F.cross_entropy(logits, labels), None
         if target_ids is not None:
-            loss = F.cross_entropy(*self.target_logits(hidden_states, target_ids))
-        output = AudioLLMOutput(loss=loss, logits=logits)
+            losses = F.cross_entropy(*self.target_logits(hidden_states, target_ids), reduction="none")
+            kept = target_ids[:, 1:] != -100
+            loss, target_losses = losses.mean(), losses.new_zeros(kept.shape).masked_scatter(kept, losses).sum(-1)
+        output = AudioLLMOutput(loss=loss, logits=logits, target_losses=target_losses)
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         return output if return_dict else output.to_tuple()
 

@@ -20,6 +20,8 @@ _LAZY_NAMES = {
     "AudioLimits": "spooftrace.audio",
     "Detection": "spooftrace.detector",
     "Detector": "spooftrace.detector",
+    "Trace": "spooftrace.tracer",
+    "Tracer": "spooftrace.tracer",
     "load_audio": "spooftrace.audio",
     "score_clips": "spooftrace.scoring",
 }
@@ -33,6 +35,8 @@ __all__ = [
     "AudioLimits",
     "Detection",
     "Detector",
+    "Trace",
+    "Tracer",
     "__version__",
     "load_audio",
     "score_clips",
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
         AasistModel,
     )
     from spooftrace.scoring import score_clips
+    from spooftrace.tracer import Trace, Tracer
 
 
 # In a clone, where this folder hides the installed package from `python -m` and scripts, the folders modeling/ and

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file, logging
 
 import spooftrace.modeling  # noqa: F401  registers our models with the Auto classes
+from spooftrace.open_set import OPEN_SET_FILE
 
 
 # Problems of one kind that a message lists before it says how many more there are.
@@ -43,17 +44,27 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A model, its feature extractor, and the name and revision that results carry."""
+    """
+    A model and what belongs to it.
+
+    Args:
+        model: in float32 and evaluation mode.
+        feature_extractor: its own.
+        name: how results name it.
+        revision: its version in results, the commit on the Hub or a digest of local weights.
+        folder: where its files lie, its own or one of the Hub's cache.
+    """
 
     model: PreTrainedModel
     feature_extractor: FeatureExtractionMixin
     name: str
     revision: str | None
+    folder: Path
 
 
-def default_folder() -> Path:
-    """The detector that is shipped inside the package."""
-    folder = Path(str(resources.files("spooftrace.modeling"))) / "checkpoints" / "default"
+def default_folder(name: str = "default") -> Path:
+    """A model that is shipped inside the package: the detector, or the `"tracer"`."""
+    folder = Path(str(resources.files("spooftrace.modeling"))) / "checkpoints" / name
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing, so the installation is incomplete: install spooftrace again.")
     return folder
@@ -83,31 +94,66 @@ def load_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     bonafide_label: str = "bonafide",
+    shipped: str = "default",
+    check: Callable[[PreTrainedConfig], Any] | None = None,
     **hub_options: Any,
 ) -> LoadedCheckpoint:
     """
     Loads an audio classifier in float32 and evaluation mode, with its feature extractor.
 
+    Args:
+        model: a folder, or a repository on the Hub; `None` is the model of the name `shipped` inside the package.
+        check: raises where a configuration is not what the caller needs, before a large download; by default where there
+            is no label `bonafide_label`.
+
     Raises:
         CheckpointError: see there; the message lists what is wrong.
         OSError: where the model cannot be found or reached.
     """
-    folder = _find_folder(model)
+    folder = _find_folder(default_folder(shipped) if model is None else model)
     is_local, name = folder is not None, os.fspath(folder or model)
     with _quiet(everything=is_local):
-        commit = None if is_local else _resolve_commit(name, revision, hub_options)
+        if not is_local:
+            folder = _resolve_snapshot(name, revision, hub_options)
+        commit = None if is_local else folder.name
         options = {"revision": commit, "trust_remote_code": trust_remote_code, **hub_options}
         config = _load_config(name, options)
-        bonafide_index(config, bonafide_label)  # before a large download
+        bonafide_index(config, bonafide_label) if check is None else check(config)  # before a large download
         network = _load_model(name, config, options, hub_options)
         feature_extractor = _load_feature_extractor(name, options)
     identity = _weights_digest(folder) if is_local else commit
-    return LoadedCheckpoint(network, feature_extractor, "default" if model is None else name, identity)
+    return LoadedCheckpoint(network, feature_extractor, shipped if model is None else name, identity, folder)
 
 
-def _find_folder(model: str | os.PathLike | None) -> Path | None:
+def find_companion(loaded: LoadedCheckpoint, file_name: str, **hub_options: Any) -> Path | None:
+    """
+    A file that may lie beside the weights of a model, of the same commit on the Hub; `None` where there is none.
+
+    Raises:
+        OSError: where the Hub cannot be reached.
+    """
+    if (path := loaded.folder / file_name).is_file():
+        return path
+    if loaded.folder.name != loaded.revision:  # no folder of the Hub's cache
+        return None
+    found = cached_file(
+        loaded.name,
+        file_name,
+        revision=loaded.revision,
+        _raise_exceptions_for_missing_entries=False,
+        **hub_options,
+    )
+    return None if found is None else Path(found)
+
+
+def weights_file_sha256(folder: Path) -> str:
+    """SHA-256 (64 hex digits) of a model's weights: `model.safetensors`, or its parts in their order."""
+    return _sha256_of(sorted(folder.glob("model*.safetensors")))
+
+
+def _find_folder(model: str | os.PathLike) -> Path | None:
     """The local folder that `model` names, known to hold safe weights; `None` for a repository on the Hub."""
-    folder = default_folder() if model is None else Path(model)
+    folder = Path(model)
     if not folder.is_dir() or model == "":  # which Path takes for the current folder
         if folder.exists() or not _HUB_NAME.fullmatch(os.fspath(model)):
             raise CheckpointError(
@@ -115,7 +161,7 @@ def _find_folder(model: str | os.PathLike | None) -> Path | None:
                 ".pth checkpoint becomes a folder with `spooftrace convert`."
             )
         return None
-    if not any(folder.glob("*.safetensors")):
+    if not _weights(folder):
         raise CheckpointError(
             f"{folder} holds no .safetensors file, and no other weights are read: pickles can run code. "
             "`spooftrace convert` makes such a folder from a published checkpoint."
@@ -125,15 +171,19 @@ def _find_folder(model: str | os.PathLike | None) -> Path | None:
     return folder
 
 
-def _resolve_commit(name: str, revision: str | None, hub_options: dict[str, Any]) -> str:
-    """The commit behind a branch or tag, so that all files come from the same one even if the branch moves."""
+def _resolve_snapshot(name: str, revision: str | None, hub_options: dict[str, Any]) -> Path:
+    """
+    The folder of the Hub's cache for a branch or tag.
+
+    It is named by the commit, so that all files come from the same one even if the branch moves.
+    """
     try:
-        commit = Path(cached_file(name, "config.json", revision=revision, **hub_options)).parent.name
+        folder = Path(cached_file(name, "config.json", revision=revision, **hub_options)).parent
     except OSError as error:
         raise OSError(f"The model {name!r} cannot be had from the Hub: {error}") from error
-    if find_adapter_config_file(name, revision=commit, **hub_options) is not None:
+    if find_adapter_config_file(name, revision=folder.name, **hub_options) is not None:
         raise CheckpointError(_ADAPTER_REFUSAL.format(name))
-    return commit
+    return folder
 
 
 def _load_config(name: str, options: dict[str, Any]) -> PreTrainedConfig:
@@ -196,14 +246,23 @@ def _listed(kind: str, entries: Any) -> str:
     return f"{len(texts)} {kind}: {', '.join(texts[:MAX_LISTED])}{more}"
 
 
+def _weights(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if path.name != OPEN_SET_FILE)
+
+
 def _weights_digest(folder: Path) -> str:
     """Names local weights in results, as a commit names those from the Hub."""
+    return f"sha256:{_sha256_of(_weights(folder))}"
+
+
+def _sha256_of(paths: Iterable[Path]) -> str:
+    """Of the contents of files, one after the other."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 @contextmanager

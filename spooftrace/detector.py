@@ -5,10 +5,7 @@ The command line, the demo, batch scoring and evaluation all go through [`Detect
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,26 +13,13 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from spooftrace._version import __version__
-from spooftrace.audio import (
-    SAMPLING_RATE,
-    AudioError,
-    AudioLimits,
-    NonFiniteAudioError,
-    audio_sha256,
-    describe_source,
-    inspect_audio,
-    iter_audio,
-    reusable_source,
-)
+from spooftrace.audio import AudioLimits, audio_sha256
 from spooftrace.checkpoint import CheckpointError, bonafide_index, load_checkpoint
+from spooftrace.clip_windows import WINDOW_SECONDS, Clip, ClipWindows, Progress, ScoreError, WindowModel
 from spooftrace.results import Detection, Failure, Window
-from spooftrace.windows import Material, cut_windows
 
 
 __all__ = ["AGGREGATIONS", "CheckpointError", "Detection", "Detector", "Failure", "ScoreError", "Window"]
-
-# Window of models whose feature extractor names none: 64,600 samples at 16 kHz, as in the AASIST recipe.
-WINDOW_SECONDS = 4.0375
 
 # Window scores -> clip score.
 AGGREGATIONS: dict[str, Callable[[list[float]], float]] = {
@@ -45,24 +29,7 @@ AGGREGATIONS: dict[str, Callable[[list[float]], float]] = {
 }
 
 
-class ScoreError(ValueError):
-    """The model gave a score that is not finite for a finite clip."""
-
-
-@dataclass
-class _Clip:
-    """A clip on its way: the bounds of its windows so far, and the scores of the first of them."""
-
-    path: str
-    source: Any
-    sampling_rate: int | None
-    material: Material = field(default_factory=lambda: Material(SAMPLING_RATE))
-    bounds: list[tuple[float, float]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    error: Exception | None = None
-
-
-class Detector:
+class Detector(ClipWindows[float, Detection]):
     """
     Scores speech clips of any length with a bona fide / spoof classifier.
 
@@ -107,28 +74,15 @@ class Detector:
         bonafide_label: str = "bonafide",
         window_seconds: float = WINDOW_SECONDS,
     ):
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         if not 0 < threshold < 1:
             raise ValueError(f"`threshold` is a probability between 0 and 1, got {threshold}.")
-        if feature_extractor.sampling_rate != SAMPLING_RATE:
-            raise ValueError(
-                f"The model takes {feature_extractor.sampling_rate} Hz audio, but {SAMPLING_RATE} is needed."
-            )
-        self.device = _pick_device(device)
-        self.model = model.to(self.device).eval()
-        self.feature_extractor = feature_extractor
-        self.batch_size, self.threshold, self.limits = batch_size, threshold, limits or AudioLimits()
+        self._network = WindowModel(model, feature_extractor, device=device, window_seconds=window_seconds)
+        super().__init__(window_samples=self._network.window_samples, batch_size=batch_size, limits=limits)
+        self.device, self.model, self.feature_extractor = self._network.device, self._network.model, feature_extractor
+        self.threshold = threshold
         self._bonafide = bonafide_index(model.config, bonafide_label)
         self.bonafide_label = bonafide_label
         self._set_calibration(getattr(model.config, "calibration", None) or {}, aggregation)
-        # Our extractor repeats short clips to its window; others do not, so the detector does it for them.
-        self._repeats = isinstance(getattr(feature_extractor, "window_samples", None), int)
-        self.window_samples = (
-            feature_extractor.window_samples if self._repeats else round(window_seconds * SAMPLING_RATE)
-        )
-        if not 0.1 <= self.window_samples / SAMPLING_RATE <= 60:
-            raise ValueError(f"Windows last 0.1 to 60 seconds, got {self.window_samples / SAMPLING_RATE}.")
         self.model_info = {
             "name": model_name or model.config.name_or_path or type(model).__name__,
             "revision": revision,
@@ -208,12 +162,9 @@ class Detector:
         Raises:
             AudioError: where the clip cannot be read, with its cause.
         """
-        source = {"array": audio, "sampling_rate": sampling_rate} if sampling_rate is not None else audio
-        return self._finish(next(self._clips([source])))
+        return self._answer_one(audio, sampling_rate)
 
-    def detect(
-        self, sources: Iterable[Any], *, progress: Callable[[float], None] | None = None
-    ) -> Iterator[Detection | Failure]:
+    def detect(self, sources: Iterable[Any], *, progress: Progress | None = None) -> Iterator[Detection | Failure]:
         """
         Scores many clips, reading them one after the other as their turn comes.
 
@@ -224,117 +175,27 @@ class Detector:
         Yields:
             One result per source, in the order of the sources. A clip that cannot be read is a [`Failure`].
         """
-        for clip in self._clips(sources, progress):
-            try:
-                result = self._finish(clip)
-            except (AudioError, OSError, ScoreError) as error:
-                result = Failure.of(clip.path, error)
-            yield result
+        return self._answer_all(sources, progress)
 
-    def _clips(self, sources: Iterable[Any], progress: Callable[[float], None] | None = None) -> Iterator[_Clip]:
-        """Clips in the order of their sources, once all their windows are scored or an error ended them."""
-        clips: deque[_Clip] = deque()
-        batch: list[tuple[_Clip, np.ndarray]] = []
-        for source in sources:
-            clip = _unpack(source)
-            clips.append(clip)
-            for samples in self._read(clip, progress):
-                batch.append((clip, samples))
-                if len(batch) == self.batch_size:
-                    self._score(batch)
-                    batch.clear()
-            while clips and (clips[0].error or len(clips[0].scores) == len(clips[0].bounds)):
-                yield clips.popleft()
-        if batch:
-            self._score(batch)
-        yield from clips
-
-    def _read(self, clip: _Clip, progress: Callable[[float], None] | None) -> Iterator[np.ndarray]:
-        """Windows of one clip, `[num_samples]` each; what goes wrong is kept in the clip."""
-
-        def blocks() -> Iterator[np.ndarray]:
-            for block in iter_audio(clip.source, sampling_rate=clip.sampling_rate, limits=self.limits):
-                clip.material.add(block)
-                yield block
-                if progress is not None:
-                    progress(len(block) / SAMPLING_RATE)
-
-        try:
-            clip.source = reusable_source(clip.source, limits=self.limits)  # it is read again for its digest
-            for start, samples in cut_windows(blocks(), self.window_samples):
-                clip.bounds.append((start / SAMPLING_RATE, (start + len(samples)) / SAMPLING_RATE))
-                yield samples if self._repeats else np.resize(samples, self.window_samples)
-        except (AudioError, OSError) as error:
-            clip.error = error
-
-    def _score(self, batch: list[tuple[_Clip, np.ndarray]]) -> None:
-        """One forward pass over windows of equal length; the scores go to the windows' clips."""
-        inputs = self.feature_extractor(
-            [samples for _, samples in batch], sampling_rate=SAMPLING_RATE, return_tensors="pt"
-        ).to(self.device)
-        with torch.inference_mode(), _without_tf32():
-            logits = self.model(**inputs).logits.cpu().double()
+    def _outputs(self, windows: list[np.ndarray]) -> list[float]:
+        logits = self._network(windows).logits.cpu().double()
         others = torch.cat((logits[:, : self._bonafide], logits[:, self._bonafide + 1 :]), dim=1)
-        scores = (logits[:, self._bonafide] - others.logsumexp(dim=1)).tolist()
-        for (clip, _), score in zip(batch, scores, strict=True):
-            clip.scores.append(score)
-            if not math.isfinite(score):
-                clip.error = clip.error or ScoreError(f"{clip.path}: the model's score is {score}; it is not usable.")
+        return (logits[:, self._bonafide] - others.logsumexp(dim=1)).tolist()
 
-    def _finish(self, clip: _Clip) -> Detection:
-        """The answer for a clip that is through; raises what went wrong on its way."""
-        if isinstance(clip.error, NonFiniteAudioError):
-            info = inspect_audio(clip.source, sampling_rate=clip.sampling_rate, limits=self.limits)
-            return self._detection(clip, None, "not finite", info.duration or clip.material.seconds, [])
-        if clip.error is not None:
-            raise clip.error
-        windows = [Window(start, end, score) for (start, end), score in zip(clip.bounds, clip.scores, strict=True)]
-        score = AGGREGATIONS[self.aggregation](clip.scores)
-        return self._detection(clip, score, clip.material.abstention(), clip.material.seconds, windows)
+    def _flaw(self, output: float) -> str | None:
+        return None if math.isfinite(output) else f"the model's score is {output}"
 
-    def _detection(
-        self, clip: _Clip, score: float | None, reason: str | None, seconds: float, windows: list[Window]
-    ) -> Detection:
+    def _answer(self, clip: Clip[float], reason: str | None, seconds: float) -> Detection:
+        score = AGGREGATIONS[self.aggregation](clip.outputs) if clip.outputs else None
         probability = None if score is None else self.probability(score)
-        verdict = "abstain" if reason else "bonafide" if probability >= self.threshold else "spoof"
         return Detection(
             path=clip.path,
             score=score,
             probability_bonafide=probability,
-            verdict=verdict,
+            verdict="abstain" if reason else "bonafide" if probability >= self.threshold else "spoof",
             reason=reason,
             duration=seconds,
-            windows=windows,
+            windows=[Window(start, end, value) for (start, end), value in zip(clip.bounds, clip.outputs, strict=True)],
             model=self.model_info,
             sha256=audio_sha256(clip.source, limits=self.limits),  # after decoding, which checks the limits
         )
-
-
-def _pick_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:  # torch raises either, by its build
-        raise ValueError(f"There is no device {str(device)!r} here: pass 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Convolutions on CUDA in full float32: by default they keep 10 bits, and a score would depend on its batch."""
-    convolution = torch.backends.cudnn.conv
-    before = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolution.fp32_precision = before
-
-
-def _unpack(source: Any) -> _Clip:
-    """A source in any of its spellings -> its name, what to read, and the sampling rate of an array."""
-    if not isinstance(source, dict):
-        return _Clip(describe_source(source), source, None)
-    found = next((source[key] for key in ("array", "bytes", "path") if source.get(key) is not None), None)
-    return _Clip(str(source.get("path") or describe_source(found)), found, source.get("sampling_rate"))

@@ -1,7 +1,11 @@
-"""What the detector answers: a detection for each clip, or a failure. Standard library only."""
+"""What detector and tracer answer: a detection or a trace for each clip, or a failure. Standard library only."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,84 @@ class Detection:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for `json.dumps`."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SourceAnswer:
+    """
+    One question about a clip's source: the quantiser (`vq`), the auxiliary objective (`aux`), or the decoder (`dec`).
+
+    Args:
+        label: the most probable class; `None` where the tracer abstains.
+        probabilities: by class, adding up to 1; `None` where the clip's samples are not finite.
+    """
+
+    label: str | None
+    probabilities: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class UnknownAnswer:
+    """
+    Whether a clip comes from a source that the model does not know.
+
+    Args:
+        score: higher for clips less like the known sources; `None` where the clip's samples are not finite.
+        is_unknown: whether it lies above the threshold; `None` where the tracer abstains.
+    """
+
+    score: float | None
+    is_unknown: bool | None
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """
+    What the model computed for a clip, as means over its windows; open-set scores are fitted to these.
+
+    Args:
+        logits: of each task, float64 `(classes,)`.
+        embedding: float64 `(width,)`, of the model that has an open-set score, else of the first; `None` where it gives
+            none.
+    """
+
+    logits: "dict[str, np.ndarray]"
+    embedding: "np.ndarray | None"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """
+    What the tracer says about the source of one clip.
+
+    Args:
+        path: the file as it was named, or a stand-in for bytes, streams and arrays.
+        vq, aux, dec: the answers; `None` for a question that no model answers.
+        unknown: `None` where the model has no open-set score.
+        reason: why the tracer abstains, as in [`Detection`].
+        model: `checkpoints`, each with `name`, `revision` and `tasks`, the `open_set` score with its threshold, and the
+            version of `spooftrace`.
+        duration: in seconds.
+        sha256: of the encoded audio.
+        features: behind the answers; left out of `to_dict`. `None` where the clip's samples are not finite.
+    """
+
+    path: str
+    vq: SourceAnswer | None
+    aux: SourceAnswer | None
+    dec: SourceAnswer | None
+    unknown: UnknownAnswer | None
+    reason: str | None
+    model: dict[str, Any]
+    duration: float
+    sha256: str
+    features: ClipFeatures | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for `json.dumps`."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "features"}
+        answers = {name: asdict(value) for name, value in values.items() if is_dataclass(value)}
+        return {**values, **answers}
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,13 @@ def describe_run(
         stream: the name of a list that is not held.
     """
     model = {
-        "weights_sha256": _weights_sha256(detector.model),
-        "settings_sha256": _settings_sha256(detector.model.config, detector.feature_extractor),
+        "weights_sha256": weights_sha256(detector.model),
+        "settings_sha256": settings_sha256(detector.model.config, detector.feature_extractor),
         "calibration": {"scale": detector.scale, "bias": detector.bias},
     }
     return {
         "model": {**detector.model_info, **model},
-        "inputs": {"stream": stream} if stream else {"clips": len(items), "sha256": _list_sha256(items)},
+        "inputs": {"stream": stream} if stream else {"clips": len(items), "sha256": list_sha256(items)},
         "options": {
             "aggregation": detector.aggregation,
             "batch_size": detector.batch_size,
@@ -104,7 +104,7 @@ def describe_run(
     }
 
 
-def _weights_sha256(model: torch.nn.Module) -> str:
+def weights_sha256(model: torch.nn.Module) -> str:
     """Of all tensors by name: a revision names the files of a model, this the numbers that scored."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -113,7 +113,7 @@ def _weights_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _settings_sha256(config: PreTrainedConfig, feature_extractor: FeatureExtractionMixin) -> str:
+def settings_sha256(config: PreTrainedConfig, feature_extractor: FeatureExtractionMixin) -> str:
     """Of both configurations, but for where they were loaded from and which version of transformers wrote them."""
     digest = hashlib.sha256()
     for settings in (config, feature_extractor):
@@ -123,7 +123,7 @@ def _settings_sha256(config: PreTrainedConfig, feature_extractor: FeatureExtract
     return digest.hexdigest()
 
 
-def _list_sha256(items: Sequence[Clip]) -> str:
+def list_sha256(items: Sequence[Clip]) -> str:
     """Of the ids and file names, in their order. Folders are left out, so that a data set may move."""
     digest = hashlib.sha256()
     for utterance_id, source in items:

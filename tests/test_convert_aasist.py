@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from conftest import TINY_GRAPH, formula_clips, formula_state, lively, tiny_config, tiny_wav2vec2
+from published_layout import fairseq_state, published_name
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
 
@@ -13,93 +14,19 @@ from spooftrace.cli import main
 from spooftrace.modeling import AasistConfig, AasistForAudioClassification
 from spooftrace.modeling.configuration_aasist import XLSR_300M
 from spooftrace.modeling.convert_aasist import (
-    ConversionError,
-    ConversionReport,
     convert_ssl_antispoofing,
     convert_standalone,
-    load_exactly,
     rename_backend_key,
-    rename_fairseq_key,
-    rename_state_dict,
+    rename_key,
 )
-
-
-LAYERS = {
-    "temporal_projection": "proj_type1",
-    "spectral_projection": "proj_type2",
-    "pair_projection": "att_proj",
-    "temporal_pair_weight": "att_weight11",
-    "spectral_pair_weight": "att_weight22",
-    "cross_pair_weight": "att_weight12",
-    "pair_weight": "att_weight",
-    "attended_projection": "proj_with_att",
-    "own_projection": "proj_without_att",
-    "master_pair_projection": "att_projM",
-    "master_pair_weight": "att_weightM",
-    "master_attended_projection": "proj_with_attM",
-    "master_own_projection": "proj_without_attM",
-    "norm": "bn",
-}
-BLOCKS = {"unused_norm": "bn1", "norm": "bn2", "shortcut": "conv_downsample"}
-NODES = {"input_norm": "first_bn1", "expand": "attention.0", "norm": "attention.2", "contract": "attention.3"}
-
-
-def published_name(ours: str) -> str:
-    """The reference's name of one of our tensors, written down independently of the converter."""
-    parts = ours.removeprefix("aasist.").split(".")
-    match parts:
-        case ["classifier", name]:
-            return f"out_layer.{name}"
-        case ["frontend", "projection", name]:
-            return f"LL.{name}"
-        case ["encoder", "input_norm", name]:
-            return f"first_bn.{name}"
-        case ["encoder", "blocks", index, module, name]:
-            return f"encoder.{index}.0.{BLOCKS.get(module, module)}.{name}"
-        case ["backend", "position"]:
-            return "pos_S"
-        case ["backend", "nodes", module, name]:
-            return f"{NODES[module]}.{name}"
-        case ["backend", branch, "master"]:
-            return f"master{branch[-1]}"
-        case ["backend", kind, "score", name]:
-            return f"pool_{kind[0].upper()}.proj.{name}"
-        case ["backend", branch, kind, "score", name]:
-            return f"pool_h{kind[0].upper()}{branch[-1]}.proj.{name}"
-        case ["backend", ("spectral_layer" | "temporal_layer") as layer, module, *name]:
-            return ".".join([f"GAT_layer_{layer[0].upper()}", LAYERS[module], *name])
-        case ["backend", branch, layer, module, *name]:
-            return ".".join([f"HtrgGAT_layer_ST{branch[-1]}{layer[-1]}", LAYERS[module], *name])
-    raise AssertionError(ours)
+from spooftrace.modeling.convert_common import ConversionError, ConversionReport, load_exactly, rename_state_dict
+from spooftrace.modeling.convert_names import rename_fairseq_key
 
 
 def published_state(model: AasistForAudioClassification) -> dict[str, torch.Tensor]:
     """The state dict that the reference would have saved: its names, and bona fide at index 1."""
     state = {published_name(name): value for name, value in model.state_dict().items() if ".wav2vec2." not in name}
     return {name: value.flip(0) if name.startswith("out_layer") else value.clone() for name, value in state.items()}
-
-
-def fairseq_name(name: str) -> str:
-    """fairseq's name of a tensor of transformers' Wav2Vec2Model (layer-norm kind)."""
-    replacements = [
-        ("masked_spec_embed", "mask_emb"),
-        (".conv.weight", ".0.weight"),
-        (".conv.bias", ".0.bias"),
-        ("feature_projection.layer_norm", "layer_norm"),
-        ("feature_projection.projection", "post_extract_proj"),
-        ("encoder.pos_conv_embed.conv.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
-        ("encoder.pos_conv_embed.conv.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
-        ("encoder.pos_conv_embed.0.bias", "encoder.pos_conv.0.bias"),
-        (".feed_forward.intermediate_dense", ".fc1"),
-        (".feed_forward.output_dense", ".fc2"),
-    ]
-    if name.startswith("encoder.layers."):
-        name = name.replace(".layer_norm.", ".self_attn_layer_norm.").replace(".attention.", ".self_attn.")
-    if name.startswith("feature_extractor."):
-        name = name.replace(".layer_norm.", ".2.1.")
-    for ours, theirs in replacements:
-        name = name.replace(ours, theirs)
-    return name
 
 
 @pytest.fixture
@@ -216,14 +143,7 @@ def test_long_lists_of_strangers_are_cut(standalone, tmp_path):
 
 
 def ssl_state(model: AasistForAudioClassification) -> dict[str, torch.Tensor]:
-    encoder = model.aasist.frontend.wav2vec2.state_dict()
-    pretraining_heads = {
-        "quantizer.vars": torch.ones(2),
-        "project_q.weight": torch.ones(2),
-        "final_proj.bias": torch.ones(2),
-    }
-    fairseq = {fairseq_name(name): value.clone() for name, value in encoder.items()} | pretraining_heads
-    return published_state(model) | {f"ssl_model.model.{name}": value for name, value in fairseq.items()}
+    return published_state(model) | fairseq_state(model.aasist.frontend.wav2vec2, "ssl_model.model.")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -292,7 +212,7 @@ def test_stand_alone_models_equal_the_reference(name, tmp_path):
 @pytest.mark.parametrize("frames", [60, 31])
 def test_ssl_back_end_equals_the_reference(frames):
     model = AasistForAudioClassification(AasistConfig(frontend="wav2vec2", wav2vec2_config=SMALL_FRONT_END)).eval()
-    renamed = rename_state_dict(formula_checkpoint(model), ConversionReport("", ""))
+    renamed = rename_state_dict(formula_checkpoint(model), rename_key, ConversionReport("", ""))
     load_exactly(model, model.state_dict() | renamed)
     with torch.inference_mode():
         logits = backend_logits(model, formula_clips(frames * 1024).view(2, frames, 1024))
@@ -307,7 +227,7 @@ def test_all_keys_of_the_real_300m_front_end_are_accounted_for(golden_dir):
     published = json.loads((golden_dir / "fairseq_xlsr300m.keys.json").read_text())
     prefixed = {key if key.startswith("ssl_model.") else f"ssl_model.model.{key}" for key in published}
     report = ConversionReport(source="", model="")
-    renamed = rename_state_dict(dict.fromkeys(prefixed, torch.zeros(())), report)
+    renamed = rename_state_dict(dict.fromkeys(prefixed, torch.zeros(())), rename_key, report)
     with torch.device("meta"):
         own = Wav2Vec2Model(Wav2Vec2Config(**XLSR_300M)).state_dict()
     assert {name.removeprefix("aasist.frontend.wav2vec2.") for name in renamed} == set(own)
@@ -315,7 +235,8 @@ def test_all_keys_of_the_real_300m_front_end_are_accounted_for(golden_dir):
 
 
 def test_fairseq_front_end_gives_the_reference_features(golden_dir):
-    state = rename_state_dict(load_file(golden_dir / "fairseq_tiny_ckpt.safetensors"), ConversionReport("", ""))
+    published = load_file(golden_dir / "fairseq_tiny_ckpt.safetensors")
+    state = rename_state_dict(published, rename_key, ConversionReport("", ""))
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128, "num_attention_heads": 4}
     config = AasistConfig(frontend="wav2vec2", wav2vec2_config={**XLSR_300M, **sizes, "conv_dim": [32] * 7})
     encoder = Wav2Vec2Model(config.wav2vec2_config).eval()
@@ -330,7 +251,8 @@ def test_fairseq_front_end_gives_the_reference_features(golden_dir):
 def ssl_backend(golden_dir) -> AasistForAudioClassification:
     """The seeded reference back-end behind a front end of the right width that these tests do not use."""
     model = AasistForAudioClassification(AasistConfig(frontend="wav2vec2", wav2vec2_config=SMALL_FRONT_END))
-    state = rename_state_dict(load_file(golden_dir / "ssl_backend_seed20240501.safetensors"), ConversionReport("", ""))
+    published = load_file(golden_dir / "ssl_backend_seed20240501.safetensors")
+    state = rename_state_dict(published, rename_key, ConversionReport("", ""))
     own = model.state_dict()
     assert set(state) == {name for name in own if ".wav2vec2." not in name}
     load_exactly(model, own | state)

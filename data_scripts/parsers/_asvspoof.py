@@ -1,12 +1,13 @@
 """What the ASVspoof challenges share: where their files lie, how they write labels and attacks."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from spooftrace.data_scripts.protocol import AudioFolder, CorpusNotFoundError, Problems, locate
-from spooftrace.data_scripts.rows import LABELS, codec_attributes
+from spooftrace.data_scripts.protocol import AudioFolder, CorpusNotFoundError, Problems, locate, null, parse_lines
+from spooftrace.data_scripts.rows import LABELS, Row, codec_attributes
 
 
 KEYS = {label: label for label in LABELS}
@@ -17,6 +18,16 @@ ATTRIBUTES = {label: codec_attributes(label) for label in LABELS}
 """`vq`, `aux` and `dec` by label: the codecs in these corpora are those of transmission, not of codec-made speech."""
 
 _ATTACK = re.compile(r"A\d\d")
+
+
+class Trial(NamedTuple):
+    """A line of a protocol: what all of them have as it is written, and further columns of [`Row`]."""
+
+    speaker: str
+    utterance: str
+    attack: str
+    key: str
+    columns: Mapping[str, Any] = {}
 
 
 def find_parts(root: Path, candidates: Mapping[str, Sequence[str]], layout: str) -> dict[str, Path]:
@@ -54,3 +65,34 @@ def attack(problems: Problems, line: int, text: str, label: str | None) -> str |
     elif label == "bonafide" and text not in ("-", "bonafide"):
         problems.add(line, f"genuine speech by attack {text!r}: write '-', or correct the label")
     return None
+
+
+def read_part(
+    path: Path, corpus: str, part: str, audio: AudioFolder, fields: str, read: Callable[[Sequence[str]], Trial]
+) -> list[Row]:
+    """
+    The trials of one part.
+
+    Args:
+        path: its protocol.
+        corpus, part: for the columns `corpus` and `subset`.
+        audio: its clips.
+        fields: names of the columns of a line, for messages; a line has as many.
+        read: takes the columns of a line.
+
+    Raises:
+        ProtocolError: for lines that are not of this form, all of them named.
+    """
+
+    def row(problems: Problems, line: int, columns: list[str]) -> Row | None:
+        trial = read(columns)
+        label = problems.label(line, trial.key, KEYS)
+        attack_id = attack(problems, line, trial.attack, label)
+        if not problems.check_id(line, trial.utterance) or label is None:
+            return None
+        found = {"audio": audio.find(trial.utterance), "attack_id": attack_id, "speaker_id": null(trial.speaker)}
+        return Row(
+            trial.utterance, label, corpus, subset=part, line=line, **found, **ATTRIBUTES[label], **trial.columns
+        )
+
+    return parse_lines(path, row, (len(fields.split(", ")),), fields)

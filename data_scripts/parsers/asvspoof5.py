@@ -1,11 +1,11 @@
 """ASVspoof 5, track 1. Its `.tsv` protocols are divided by spaces and have no header."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spooftrace.data_scripts.corpus import Corpus, Totals
-from spooftrace.data_scripts.parsers._asvspoof import ATTRIBUTES, KEYS, SPLITS, attack, audio_folder, find_parts
-from spooftrace.data_scripts.protocol import AudioFolder, Problems, null, parse_lines
+from spooftrace.data_scripts.parsers._asvspoof import SPLITS, Trial, audio_folder, find_parts, read_part
+from spooftrace.data_scripts.protocol import null
 from spooftrace.data_scripts.rows import Row
 
 
@@ -37,37 +37,18 @@ def parse(root: Path, config: str, files: Mapping[str, Path]) -> dict[str, list[
 
 def _read(root: Path, part: str, path: Path) -> list[Row]:
     audio = audio_folder(root, [place + name for name in _FOLDERS[part] for place in ("", "*/")])
-
-    def row(problems: Problems, line: int, fields: list[str]) -> Row | None:
-        return _row(problems, line, fields, audio, part)
-
-    return parse_lines(path, row, (10,), _FIELDS)
+    return read_part(path, _NAME, part, audio, _FIELDS, _trial)
 
 
-def _row(problems: Problems, line: int, fields: list[str], audio: AudioFolder, part: str) -> Row | None:
+def _trial(fields: Sequence[str]) -> Trial:
     speaker, utterance, gender, codec, quality, seed, tag, system, key, _ = fields
-    label = problems.label(line, key, KEYS)
-    attack_id = attack(problems, line, system, label)
-    if not problems.check_id(line, utterance) or label is None:
-        return None
-    return Row(
-        utterance_id=utterance,
-        label=label,
-        corpus=_NAME,
-        audio=audio.find(utterance),
-        attack_id=attack_id,
-        speaker_id=null(speaker),
-        subset=part,
-        codec=null(codec),
-        extra={
-            "gender": null(gender),
-            "codec_quality": null(quality, "0"),  # the evaluation writes 0 for a clip without codec
-            "source_utterance": null(seed, "0"),
-            "attack_group": null(tag),
-        },
-        line=line,
-        **ATTRIBUTES[label],
-    )
+    extra = {
+        "gender": null(gender),
+        "codec_quality": null(quality, "0"),  # the evaluation writes 0 for a clip without codec
+        "source_utterance": null(seed, "0"),
+        "attack_group": null(tag),
+    }
+    return Trial(speaker, utterance, system, key, {"codec": null(codec), "extra": extra})
 
 
 CORPORA = (

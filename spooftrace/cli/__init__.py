@@ -17,9 +17,7 @@ from spooftrace._version import __version__
 
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_CALL, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
-DESCRIPTION = (
-    "Tell genuine speech from synthetic speech, with a score, a calibrated probability and an honest abstention."
-)
+DESCRIPTION = "Tell genuine speech from synthetic speech, and which kind of codec made it, with probabilities and honest abstentions."
 
 EPILOG = """\
 examples:
@@ -28,6 +26,7 @@ examples:
   spooftrace detect --timeline talk.flac     where in a long recording
   spooftrace detect --json clip.wav          for programs
   spooftrace detect --model owner/name a.wav with a model from the Hub
+  spooftrace trace clip.wav                  which kind of codec made it
   spooftrace score recordings/ --out scores  the scores of many clips, in files; resumes after a crash
   spooftrace evaluate scores protocol.csv    error rates with intervals, per attack, and figures
   spooftrace train --list                    recipes; train a detector on your own attack domains

@@ -1,20 +1,26 @@
 """`spooftrace detect`: a verdict on audio files, folders and patterns."""
 
 import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spooftrace.cli._clips import (
+    column_width,
+    count_clips,
+    error_note,
+    find_clips,
+    in_order,
+    model_name,
+    progress_bar,
+    write_json,
+)
 from spooftrace.cli._model import add_batch_size, add_device_and_limit, add_model_options, limits_of, load_detector
 from spooftrace.results import Detection, Failure, printable
 
 
 if TYPE_CHECKING:
-    from spooftrace.audio import AudioLimits
     from spooftrace.detector import Detector
 
 EXAMPLES = """\
@@ -31,13 +37,8 @@ calibrated probability with the threshold, or abstains with a reason. A score is
 
 CAVEAT = "A score is evidence, not proof: new generators, codecs and edited recordings can mislead it."
 
-# A progress bar is worth its line from this much work on.
-MANY_FILES = 5
-LONG_SECONDS = 60.0
-
 TIMELINE_ROWS = 40
 TIMELINE_WIDTH = 30
-MAX_PATH_WIDTH = 60
 
 
 def add_parser(subparsers: "argparse._SubParsersAction") -> None:
@@ -63,77 +64,19 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores the inputs in their order; 3 when some could not be processed."""
     limits = limits_of(args)
-    inputs = _find(args.paths)
+    inputs = find_clips(args.paths)
     paths = [entry for entry in inputs if isinstance(entry, Path)]
     detector = load_detector(args) if paths else None
-    with _progress(paths, limits) as (advance, write):
-        results = _merge(inputs, detector.detect(paths, progress=advance) if detector else iter(()))
-        counts = _write_json(results) if args.json else _write_table(results, inputs, args, detector, write)
+    with progress_bar(paths, limits) as (advance, write):
+        results = in_order(inputs, detector.detect(paths, progress=advance) if detector else iter(()))
+        counts = write_json(results, _kind) if args.json else _write_table(results, inputs, args, detector, write)
     if not args.json:
         print(_summary(counts, detector))
     return 3 if counts["failed"] else 0
 
 
-def _find(arguments: list[str]) -> list[Path | Failure]:
-    """The files behind the arguments, each once; an argument without any is a failure in its place."""
-    from spooftrace.audio import AudioError, find_audio
-
-    found: dict[Path | Failure, None] = {}
-    for argument in arguments:
-        try:
-            found.update(dict.fromkeys(find_audio([argument])))
-        except AudioError as error:
-            found[Failure.of(argument, error)] = None
-    return list(found)
-
-
-def _merge(inputs: list[Path | Failure], results: Iterator[Detection | Failure]) -> Iterator[Detection | Failure]:
-    for entry in inputs:
-        yield entry if isinstance(entry, Failure) else next(results)
-
-
-@contextmanager
-def _progress(paths: list[Path], limits: "AudioLimits") -> Iterator[tuple[Callable[[float], None] | None, Callable]]:
-    """A progress bar over seconds of audio where there is more than a little to do, and what prints past it."""
-    total = _total_seconds(paths, limits) if sys.stderr.isatty() else 0.0
-    if total == 0 or (len(paths) < MANY_FILES and total < LONG_SECONDS):
-        yield None, print
-        return
-    from tqdm import tqdm
-
-    layout = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
-    with tqdm(total=total, bar_format=layout, leave=False, file=sys.stderr) as bar:
-        yield bar.update, lambda line: bar.write(line, file=sys.stdout)
-
-
-def _total_seconds(paths: list[Path], limits: "AudioLimits") -> float:
-    from spooftrace.audio import AudioError, inspect_audio
-
-    total = 0.0
-    for path in paths:
-        try:
-            total += inspect_audio(path, limits=limits).duration or 0.0
-        except (AudioError, OSError):
-            continue  # reported when its turn comes
-    return total
-
-
 def _kind(result: Detection | Failure) -> str:
     return "failed" if isinstance(result, Failure) else result.verdict
-
-
-def _write_json(results: Iterable[Detection | Failure]) -> Counter:
-    """One object a line as they come; the array is closed even when the work is interrupted."""
-    counts: Counter = Counter()
-    print("[", end="")
-    try:
-        for result in results:
-            line = json.dumps(result.to_dict(), allow_nan=False)
-            print(",\n" if counts else "\n", line, sep="", end="", flush=True)
-            counts[_kind(result)] += 1
-    finally:
-        print("\n]")
-    return counts
 
 
 def _write_table(
@@ -144,8 +87,7 @@ def _write_table(
     write: Callable[[str], None],
 ) -> Counter:
     counts: Counter = Counter()
-    names = [printable(entry.path if isinstance(entry, Failure) else str(entry)) for entry in inputs]
-    width = min(max(map(len, names)), MAX_PATH_WIDTH)
+    width = column_width(inputs)
     write(f"{'path':<{width}}  {'verdict':<8}  {'P(bona fide)':>12}  {'score':>8}  {'duration':>9}  note".rstrip())
     for result in results:
         write(_row(result, width))
@@ -159,8 +101,7 @@ def _write_table(
 def _row(result: Detection | Failure, width: int) -> str:
     path = printable(result.path)
     if isinstance(result, Failure):
-        message = printable(result.message.removeprefix(f"{result.path!r}: "))
-        return f"{path:<{width}}  {'error':<8}  {'-':>12}  {'-':>8}  {'-':>9}  {message}"
+        return f"{path:<{width}}  {'error':<8}  {'-':>12}  {'-':>8}  {'-':>9}  {error_note(result)}"
     # A probability beside an abstention would be read as a verdict.
     abstained = result.verdict == "abstain"
     probability = "-" if abstained else f"{100 * result.probability_bonafide:.1f} %"
@@ -187,11 +128,9 @@ def timeline(detection: Detection, probability: Callable[[float], float]) -> Ite
 
 def _summary(counts: Counter, detector: "Detector | None") -> str:
     words = {"bonafide": "bona fide", "spoof": "spoof", "abstain": "abstained", "failed": "failed"}
-    verdicts = ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind])
-    clips = "1 clip" if counts.total() == 1 else f"{counts.total()} clips"
+    clips = count_clips(counts, words)
     if detector is None:
-        return f"\n{clips}: {verdicts}."
+        return f"\n{clips}"
     info = detector.model_info
-    name = f"{printable(info['name'])} ({info['revision'][:19]})" if info["revision"] else printable(info["name"])
     warning = "" if info["calibrated"] else " Its probabilities are not calibrated."
-    return f"\n{clips}: {verdicts}. Model: {name}.{warning} {CAVEAT}"
+    return f"\n{clips} Model: {model_name(info)}.{warning} {CAVEAT}"

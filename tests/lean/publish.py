@@ -10,13 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
 
 from spooftrace.checkpoint import default_folder
-from spooftrace.modeling import AasistConfig, AasistFeatureExtractor, AasistForAudioClassification
+from spooftrace.modeling import (
+    AasistConfig,
+    AasistFeatureExtractor,
+    AasistForAudioClassification,
+    SASTNetConfig,
+    SASTNetFeatureExtractor,
+    SASTNetForAudioClassification,
+)
 
 
-def publish(model: AasistForAudioClassification, extractor: AasistFeatureExtractor, folder: Path) -> None:
+def publish(model: PreTrainedModel, extractor: AasistFeatureExtractor, folder: Path) -> None:
     waveform = np.sin(np.arange(40_000) * 0.05).astype(np.float32) * 0.3
     with torch.inference_mode():
         output = model.eval()(**extractor(waveform, sampling_rate=16_000, return_tensors="pt"))
@@ -35,6 +48,29 @@ def adapted(encoder_folder: Path) -> AasistForAudioClassification:
     return model
 
 
+def tracer() -> SASTNetForAudioClassification:
+    """All parts of SASTNet, smaller."""
+    whisper = {
+        "d_model": 48,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_layers": 1,
+    }
+    config = SASTNetConfig(
+        wav2vec2_config={"hidden_size": 48, "num_hidden_layers": 2},
+        whisper_config=whisper,
+        mae_hidden_size=48,
+        mae_num_layers=2,
+        mae_intermediate_size=64,
+        decoder_hidden_size=64,
+        decoder_num_layers=2,
+        decoder_intermediate_size=64,
+        fusion_intermediate_size=64,
+    )
+    return SASTNetForAudioClassification(config)
+
+
 def main(folder: Path) -> None:
     torch.manual_seed(0)
     default = default_folder()
@@ -45,10 +81,12 @@ def main(folder: Path) -> None:
             AasistConfig(frontend="wav2vec2", wav2vec2_config={"hidden_size": 48, "num_hidden_layers": 2})
         ),
     }
+    models["tasks"] = AasistForAudioClassification(AasistConfig(tasks=["bin", "vq", "aux", "dec"]))
     models["lora"] = adapted(folder / "_encoder")
+    models["sastnet"] = tracer()
+    extractors = {"default": AutoFeatureExtractor.from_pretrained(default), "sastnet": SASTNetFeatureExtractor()}
     for name, model in models.items():
-        extractor = AutoFeatureExtractor.from_pretrained(default) if name == "default" else AasistFeatureExtractor()
-        publish(model, extractor, folder / name)
+        publish(model, extractors.get(name, AasistFeatureExtractor()), folder / name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Pretrained parts of SASTNet: wav2vec 2.0 or a detector's tuned encoder, Whisper's encoder, AudioMAE's weights."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, Wav2Vec2Config, Wav2Vec2Model, WhisperModel
+
+from .configuration_aasist import QUIET_WAV2VEC2
+from .lora import load_encoder
+from .modeling_aasist import AasistForAudioClassification
+
+
+AUDIOMAE_LICENSE = {"AudioMAE": "cc-by-nc-4.0"}
+
+# Names within a layer of AudioMAE -> ours. Its decoder's layers are of another kind (Swin v2 with cosine attention) and share
+# these names; what only they have stays behind, as in the public code.
+_LAYER = {
+    "norm1": "norm1",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.output",
+    "norm2": "norm2",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
+}
+
+
+@dataclass
+class Parts:
+    """
+    What was found.
+
+    Args:
+        configs: fields of the model's configuration that follow from it.
+        licenses: of the weights, by their source, where they bind what is made of them.
+        wav2vec2, whisper: modules to take the weights of.
+        audiomae: tensors by AudioMAE's names.
+    """
+
+    configs: dict = field(default_factory=dict)
+    licenses: dict[str, str] = field(default_factory=dict)
+    wav2vec2: nn.Module | None = None
+    whisper: nn.Module | None = None
+    audiomae: Mapping[str, torch.Tensor] | None = None
+
+
+def find_parts(
+    wav2vec2: str | os.PathLike | None, whisper: str | os.PathLike | None, audiomae: str | os.PathLike | None
+) -> Parts:
+    """
+    Loads what is named.
+
+    Raises:
+        `ValueError`: for a repository of another kind, or weights that are not all there.
+        `OSError`: for one that cannot be found or reached.
+    """
+    parts = Parts()
+    if wav2vec2 is not None:
+        parts.wav2vec2 = _load_wav2vec2(wav2vec2)
+        parts.configs["wav2vec2_config"] = parts.wav2vec2.config
+    if whisper is not None:
+        parts.whisper = _load_whisper(whisper)
+        parts.configs["whisper_config"] = parts.whisper.config
+    if audiomae is not None:
+        parts.audiomae = _load_audiomae(audiomae)
+        parts.licenses = dict(AUDIOMAE_LICENSE)
+    return parts
+
+
+def put_parts(model: nn.Module, parts: Parts):
+    """
+    Copies the weights that were found into a [`SASTNetModel`].
+
+    Raises:
+        `ValueError`: where the model has no place for a part.
+    """
+    for name, owner in (("wav2vec2", model), ("whisper", getattr(model, "semantics", None))):
+        part = getattr(parts, name)
+        target = None if owner is None else getattr(owner, "wav2vec2" if name == "wav2vec2" else "encoder", None)
+        if part is not None and target is None:
+            raise ValueError(f"the configuration leaves no place for `{name}`: see `frontend` and `use_semantics`.")
+        if part is not None:
+            target.load_state_dict(part.state_dict())
+    if parts.audiomae is not None:
+        put_audiomae(model.mae, parts.audiomae)
+
+
+def _load_wav2vec2(name_or_path: str | os.PathLike) -> Wav2Vec2Model:
+    kind = _model_type(name_or_path)
+    if kind == "aasist":
+        detector = AasistForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32)
+        if detector.config.frontend != "wav2vec2":
+            raise ValueError(
+                f"{str(name_or_path)!r} has no wav2vec 2.0: its front end is {detector.config.frontend!r}."
+            )
+        detector.merge_lora()
+        return detector.wav2vec2
+    if kind != "wav2vec2":
+        raise ValueError(
+            f"{str(name_or_path)!r} is a {kind!r} model; needed is wav2vec 2.0 or a detector on top of it."
+        )
+    return load_encoder(name_or_path, Wav2Vec2Config.from_pretrained(name_or_path, **QUIET_WAV2VEC2))
+
+
+def _load_whisper(name_or_path: str | os.PathLike) -> nn.Module:
+    if (kind := _model_type(name_or_path)) != "whisper":
+        raise ValueError(f"{str(name_or_path)!r} is a {kind!r} model; needed is Whisper.")
+    model, report = WhisperModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    missing = [key for key in report["missing_keys"] if key.startswith("encoder.")]
+    if missing:
+        raise ValueError(f"{str(name_or_path)!r} lacks weights of Whisper's encoder: {sorted(missing)[:8]}.")
+    return model.encoder
+
+
+def _model_type(name_or_path: str | os.PathLike) -> str | None:
+    return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+
+
+def _load_audiomae(path: str | os.PathLike) -> Mapping[str, torch.Tensor]:
+    """The tensors of `mae_pretrained_base.pth`; a pickle that asks for code is refused without running any."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    if "cls_token" not in state or not any(key.startswith("blocks.") for key in state):
+        raise ValueError(f"{str(path)!r} does not hold AudioMAE's weights (no 'cls_token' or 'blocks.*').")
+    return state
+
+
+@torch.no_grad()
+def put_audiomae(mae: nn.Module, state: Mapping[str, torch.Tensor]):
+    """
+    Copies AudioMAE's encoder layers, last normalisation and class token, and into every decoder its mask token, prediction,
+    normalisation and first layers. Patch projection, positions and decoder embedding keep their own.
+
+    Args:
+        mae: a [`MultiDecoderMAE`].
+        state: tensors by AudioMAE's names.
+
+    Raises:
+        `ValueError`: for tensors that are missing or of another shape.
+    """
+    encoder = {"cls_token": "cls_token", "norm.weight": "norm.weight", "norm.bias": "norm.bias"}
+    decoder = {"mask_token": "mask_token"}
+    for kind in ("weight", "bias"):
+        decoder |= {f"decoder_norm.{kind}": f"norm.{kind}", f"decoder_pred.{kind}": f"prediction.{kind}"}
+    encoder |= _layer_names("blocks", len(mae.encoder.layers))
+    decoder |= _layer_names("decoder_blocks", len(mae.decoders[0].layers))
+    for module, names in ((mae.encoder, encoder), *((each, decoder) for each in mae.decoders)):
+        own = module.state_dict(keep_vars=True)
+        for theirs, ours in names.items():
+            found = state.get(theirs)
+            if found is None or found.shape != own[ours].shape:
+                shape = None if found is None else tuple(found.shape)
+                raise ValueError(f"AudioMAE's {theirs!r} has the shape {shape}, needed is {tuple(own[ours].shape)}.")
+            own[ours].copy_(found)
+
+
+def _layer_names(prefix: str, count: int) -> dict[str, str]:
+    return {
+        f"{prefix}.{index}.{theirs}.{kind}": f"layers.{index}.{ours}.{kind}"
+        for index in range(count)
+        for theirs, ours in _LAYER.items()
+        for kind in ("weight", "bias")
+    }

@@ -1,0 +1,71 @@
+"""The four questions of codec source tracing, their classes, and the logits that answer them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+
+# The taxonomy of CodecFake+ (arXiv 2501.08238). Bona fide speech comes first in every task.
+TASK_LABELS = {
+    "bin": ("bonafide", "spoof"),
+    "vq": ("bonafide", "mvq", "svq", "sq"),
+    "aux": ("bonafide", "none", "semantic", "disentanglement"),
+    "dec": ("bonafide", "time", "frequency"),
+}
+
+# Weights of the classes in the cross-entropy of the public implementations, in the order of TASK_LABELS.
+SASTNET_CLASS_WEIGHTS = {
+    "bin": (0.5, 0.5),
+    "vq": (0.1, 0.3, 0.3, 0.3),
+    "aux": (0.1, 0.3, 0.3, 0.3),
+    "dec": (0.2, 0.4, 0.4),
+}
+BASELINE_CLASS_WEIGHTS = {**SASTNET_CLASS_WEIGHTS, "bin": (0.9, 0.1), "dec": (0.1, 0.45, 0.45)}
+
+
+def complete_task_labels(
+    tasks: Sequence[str], task_labels: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[str]]:
+    """
+    The classes of every task: those of `TASK_LABELS`, or the part of them that `task_labels` keeps.
+
+    Raises:
+        `ValueError`: for no task, an unknown or repeated one, and for labels that are not bona fide followed by some of
+            the task's own, in their order.
+    """
+    unknown = [task for task in tasks if task not in TASK_LABELS]
+    if not tasks or unknown or len(set(tasks)) < len(tasks):
+        raise ValueError(f"`tasks` are some of {', '.join(TASK_LABELS)}, each once, got {list(tasks)}.")
+    given = dict(task_labels or {})
+    if strangers := sorted(set(given) - set(tasks)):
+        raise ValueError(f"`task_labels` names {', '.join(strangers)}, but the model's tasks are {', '.join(tasks)}.")
+    complete = {task: list(given.get(task, TASK_LABELS[task])) for task in tasks}
+    for task, labels in complete.items():
+        known = TASK_LABELS[task]
+        if len(labels) < 2 or labels != [label for label in known if label in labels] or labels[0] != known[0]:
+            raise ValueError(
+                f"`task_labels[{task!r}]` is {known[0]!r} followed by some of {', '.join(known[1:])}, in this order, got "
+                f"{labels}."
+            )
+    return complete
+
+
+def logits_by_task(output, config) -> dict[str, torch.Tensor]:
+    """
+    Logits of every task of a model of the AASIST or SASTNet family, each `(batch_size, classes of the task)`.
+
+    Args:
+        output: what the model's forward pass returned.
+        config: of the model; its `tasks` tell what the logits answer.
+    """
+    several = getattr(output, "task_logits", None)
+    return dict(several) if several is not None else {config.tasks[0]: output.logits}
+
+
+__all__ = [
+    "BASELINE_CLASS_WEIGHTS",
+    "SASTNET_CLASS_WEIGHTS",
+    "TASK_LABELS",
+    "complete_task_labels",
+    "logits_by_task",
+]
