@@ -181,7 +181,7 @@ BACKBONES = {
         encode_packed,
         embed_audio,
         encoder_modules=("model.audio_tower",),
-        fixed=(),
+        fixed=("audio_bos_eos_token.weight",),  # which nothing reaches
     ),
     "audioflamingo3": Backbone("AudioFlamingo3ForConditionalGeneration", encode_whisper, embed_audio),
 }

@@ -33,6 +33,14 @@ from .configuration_audio_llm import DEFAULT_LABEL_WORDS, DEFAULT_PROMPT, AudioL
 from .lora import ADAPTER_FOLDER, merge_lora, resolve_commit
 
 
+def set_dtype(config: PreTrainedConfig, dtype: torch.dtype):
+    """Of all parts, however deep: transformers tells the backbone alone, and its encoder and decoder would keep their own."""
+    config.dtype = dtype
+    for name in config.sub_configs:
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            set_dtype(part, dtype)
+
+
 class AudioLLMPreTrainedModel(PreTrainedModel):
     """An audio language model as `backbone`, with adapters in it where the configuration says so."""
 
@@ -241,6 +249,8 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_options, **where)
         if not config.leaves_base_out:
+            if isinstance(kwargs.get("dtype"), torch.dtype):
+                set_dtype(config, kwargs["dtype"])
             return super().from_pretrained(
                 pretrained_model_name_or_path,
                 *model_args,
