@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -333,3 +334,15 @@ class GraphBackend(GraphHead):
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """`(batch, channels, height, width)` -> embedding and node scores, as [`GraphHead.read`] returns them"""
         return self.read(*self.nodes(hidden_states))
+
+
+def init_graph(module: nn.Module):
+    """The public code's laws for what a part of the graph holds itself: Xavier's for pair weights, N(0, 1) for free nodes."""
+    if isinstance(module, (GraphLayer, HeterogeneousGraphLayer)):
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.endswith("pair_weight"):
+                init.xavier_normal_(parameter)
+    elif isinstance(module, GraphBranch):
+        init.normal_(module.master)
+    elif isinstance(module, GraphHead):
+        init.normal_(module.position)

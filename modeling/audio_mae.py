@@ -139,7 +139,12 @@ class DecoderAggregation(nn.Module):
 
 
 class MultiDecoderMAE(nn.Module):
-    """Masked autoencoder with several decoders; what follows gets the attention over all that they reconstructed."""
+    """
+    Masked autoencoder with several decoders; what follows gets the attention over all that they reconstructed.
+
+    Decoders run one after the other, so that in inference only their reconstructions add up. In training their layers are
+    most of what the backward pass keeps; with activation checkpointing each keeps its input alone.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -200,9 +205,10 @@ def masked_errors(
 
     Returns:
         Mean squared errors of all patches, `(batch, decoders, num_patches)`, and their means over the masked ones, or over
-        all where none was masked, `(batch, decoders)`.
+        all where none was masked, `(batch, decoders)`. In single precision or better: a margin is about to tell them apart.
     """
-    errors = (patches - target[:, None]).square().mean(dim=3)
+    precision = torch.promote_types(patches.dtype, torch.float32)
+    errors = (patches.to(precision) - target.to(precision)[:, None]).square().mean(dim=3)
     if kept is None or kept.shape[1] == target.shape[1]:
         return errors, errors.mean(dim=2)
     masked = torch.ones_like(errors[:, 0]).scatter(1, kept, 0.0)[:, None]

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Wav2Vec2Config
 from transformers.configuration_utils import SubConfigSpec
 
-from .source_tasks import complete_task_labels
+from .source_tasks import complete_task_labels, index_classes
 
 
 # The reference trains and runs its front end without any of the noise that transformers adds by default, and fairseq's
@@ -226,14 +226,8 @@ class AasistConfig(PreTrainedConfig):
         if self.tasks == ["bin"] and self.task_labels is None:
             return
         self.task_labels = labels
-        first = labels[self.tasks[0]]
-        given = None if self.id2label is None else {int(index): label for index, label in self.id2label.items()}
-        if given not in (None, dict(enumerate(first))) or num_labels not in (None, len(first)):
-            raise ValueError(
-                f"the first task {self.tasks[0]!r} has the labels {', '.join(first)}, but `id2label` is {given} and "
-                f"`num_labels` is {num_labels}; leave both out and choose labels by `task_labels`."
-            )
-        self.id2label = dict(enumerate(first))
+        first = self.tasks[0]
+        self.id2label = index_classes(first, labels[first], self.id2label, num_labels)
 
     @property
     def hidden_size(self) -> int:

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, Wav2Vec2Config, WhisperConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_aasist import QUIET_WAV2VEC2, XLSR_300M
-from .source_tasks import SASTNET_CLASS_WEIGHTS, TASK_LABELS, complete_task_labels
+from .source_tasks import SASTNET_CLASS_WEIGHTS, TASK_LABELS, complete_task_labels, index_classes
 
 
 # openai/whisper-small, as far as its encoder goes.
@@ -19,6 +19,9 @@ WHISPER_SMALL = {
     "max_source_positions": 1500,
     "num_mel_bins": 80,
 }
+
+# Kaldi's and Whisper's spectrograms count their frames in samples of this rate.
+SAMPLING_RATE = 16_000
 
 # Kaldi's frames: 25 ms every 10 ms, none beyond the ends of the clip.
 FRAME_LENGTH, FRAME_SHIFT = 400, 160
@@ -51,7 +54,8 @@ class SASTNetConfig(PreTrainedConfig):
             The wav2vec 2.0 encoder, XLS-R 300M by default. A `dict` is completed with dropouts and layerdrop 0.
         whisper_config (`dict` or `WhisperConfig`, *optional*):
             The Whisper encoder, whisper-small by default; its width has to be `mae_hidden_size`.
-        sampling_rate (`int`, *optional*, defaults to 16000): Sampling rate of the waveform, in hertz.
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            Sampling rate of the waveform, in hertz; another one only with wav2vec 2.0 alone.
         window_samples (`int`, *optional*, defaults to 82200): Longest input in samples (5.1375 s); it sizes the tables.
         feature_size (`int`, *optional*, defaults to 128):
             Width of the autoencoder's input: bands of the filter bank, or the size of the projection. `None` leaves
@@ -174,9 +178,9 @@ class SASTNetConfig(PreTrainedConfig):
         if self.use_semantics and self.whisper_config is None:
             self.whisper_config = dict(WHISPER_SMALL)
         self.task_labels = complete_task_labels([self.task], self.task_labels)
-        self.id2label = dict(enumerate(self.task_labels[self.task]))
+        labels = self.task_labels[self.task]
+        self.id2label = index_classes(self.task, labels, self.id2label, kwargs.pop("num_labels", None))
         self.label2id = {label: index for index, label in self.id2label.items()}
-        kwargs.pop("num_labels", None)  # the task's
         if self.num_decoders is None:
             self.num_decoders = len(self.id2label)
         if self.class_weights is None:
@@ -230,7 +234,7 @@ class SASTNetConfig(PreTrainedConfig):
 
     @property
     def minimum_samples(self) -> int:
-        """Shortest input in samples: one patch over time, and one node of the back-end."""
+        """Shortest input in samples: one patch over time."""
         steps = self.patch_size
         if self.frontend == "mel":
             return (steps - 1) * FRAME_SHIFT + FRAME_LENGTH
@@ -241,6 +245,13 @@ class SASTNetConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of `@strict`: checks how the fields fit together."""
+        self._validate_frontends()
+        self._validate_classes()
+        self._validate_widths()
+        self._validate_patches()
+        self._validate_backend()
+
+    def _validate_frontends(self):
         for name, present in (
             ("wav2vec2_config", self.frontend == "wav2vec2"),
             ("whisper_config", self.use_semantics),
@@ -250,6 +261,15 @@ class SASTNetConfig(PreTrainedConfig):
                     f"`{name}` goes with `frontend='wav2vec2'` or `use_semantics=True`, got frontend={self.frontend!r} and "
                     f"use_semantics={self.use_semantics}."
                 )
+        if self.sampling_rate != SAMPLING_RATE and (self.frontend == "mel" or self.use_semantics):
+            raise ValueError(
+                f"Kaldi's and Whisper's spectrograms are made of waveforms at {SAMPLING_RATE} Hz, got "
+                f"`sampling_rate={self.sampling_rate}`: resample the audio."
+            )
+        if self.use_semantics:
+            self._validate_whisper()
+
+    def _validate_classes(self):
         if self.num_decoders not in (1, len(self.id2label)):
             raise ValueError(
                 f"`num_decoders` is 1 or one for each of the {len(self.id2label)} classes, got {self.num_decoders}."
@@ -259,13 +279,17 @@ class SASTNetConfig(PreTrainedConfig):
                 f"`class_weights` needs a positive number for each of {', '.join(self.label2id)}, got "
                 f"{list(self.class_weights)}."
             )
+        if self.calibration is not None and not {"scale", "bias"} <= set(self.calibration):
+            raise ValueError(f"`calibration` needs the keys 'scale' and 'bias', got {sorted(self.calibration)}.")
+
+    def _validate_backend(self):
         for name, length in (("graph_dims", 2), ("pool_ratios", 3), ("temperatures", 3)):
             if len(getattr(self, name)) != length:
                 raise ValueError(f"`{name}` needs {length} values, got {list(getattr(self, name))}.")
-        self._validate_widths()
-        self._validate_patches()
-        if self.use_semantics:
-            self._validate_whisper()
+        if not all(0 < ratio <= 1 for ratio in self.pool_ratios):
+            raise ValueError(f"`pool_ratios` are kept shares in (0, 1], got {list(self.pool_ratios)}.")
+        if self.num_spectral_nodes < 1:
+            raise ValueError(f"`num_filters={self.num_filters}` leaves no spectral node after pooling; raise it.")
 
     def _validate_widths(self):
         for width, heads in (
@@ -287,7 +311,7 @@ class SASTNetConfig(PreTrainedConfig):
     def _validate_patches(self):
         if self.feature_size is None and self.frontend == "mel":
             raise ValueError("`feature_size` is the number of mel bands with `frontend='mel'`, got None.")
-        if self.feature_width % self.patch_size:
+        if self.patch_size < 1 or self.feature_width < 1 or self.feature_width % self.patch_size:
             raise ValueError(
                 f"features of width {self.feature_width} cannot be cut into patches of `patch_size={self.patch_size}`."
             )

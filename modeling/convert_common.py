@@ -70,7 +70,16 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{str(path)!r} does not hold a dict of named tensors.")
+    if hollow := [name for name, value in state.items() if not _is_stored(value)]:
+        raise ConversionError(
+            f"{str(path)!r} does not hold all numbers of {_listed(hollow)}: it is no plain checkpoint."
+        )
     return dict(state)
+
+
+def _is_stored(value: torch.Tensor) -> bool:
+    """Whether a file holds every number of a tensor; one that repeats a few can claim any size."""
+    return value.layout is torch.strided and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def without_parallel_prefix(state: dict[str, torch.Tensor], report: ConversionReport) -> dict[str, torch.Tensor]:
@@ -139,9 +148,9 @@ def quiet_wav2vec2(name_or_path: str | os.PathLike | None) -> dict | None:
     return Wav2Vec2Config.from_pretrained(name_or_path, **QUIET_WAV2VEC2).to_dict()
 
 
-def load_exactly(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
+def check_fit(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
     """
-    Loads `state` into `model`.
+    Compares names and shapes of `state` with those of `model`, which may be on "meta".
 
     Raises:
         `ConversionError`: listing the tensors that are missing, superfluous or of another shape.
@@ -158,6 +167,11 @@ def load_exactly(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
             f"The checkpoint does not fit {type(model).__name__}: missing {listed(missing)}; unexpected "
             f"{listed(unexpected)}; of another shape {listed(sorted(shapes))}."
         )
+
+
+def load_exactly(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
+    """Loads `state` into `model`, which it has to fit; see [`check_fit`]."""
+    check_fit(model, state)
     model.load_state_dict(state)
 
 

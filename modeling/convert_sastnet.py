@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import WhisperConfig
 from transformers import initialization as init
 
@@ -18,6 +19,7 @@ from .configuration_sastnet import WHISPER_SMALL, SASTNetConfig
 from .convert_common import (
     ConversionError,
     ConversionReport,
+    check_fit,
     finish,
     quiet_wav2vec2,
     read_checkpoint,
@@ -26,7 +28,7 @@ from .convert_common import (
 )
 from .convert_names import FAIRSEQ_DROPPED, rename_fairseq_key, rename_graph_key, rename_parts, rename_trunk_key
 from .modeling_sastnet import SASTNetForAudioClassification
-from .sastnet_parts import AUDIOMAE_LICENSE
+from .sastnet_parts import AUDIOMAE_LICENSE, AUTOENCODER_LAYER
 from .source_tasks import TASK_LABELS
 
 
@@ -52,14 +54,6 @@ _DECODER = {
     "decoder_norm": "norm",
     "decoder_pred": "prediction",
 }
-_AUTOENCODER_LAYER = {
-    "norm1": "norm1",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.output",
-    "norm2": "norm2",
-    "mlp.fc1": "fc1",
-    "mlp.fc2": "fc2",
-}
 _TRANSFORMERS = {
     "ta_transformer": "semantic_to_acoustic",
     "at_transformer": "acoustic_to_semantic",
@@ -75,7 +69,7 @@ _CROSS_MODAL_LAYER = {
 _DROPPED = {
     r"whisper\.model\.decoder\..+": "Whisper's text decoder; only its encoder is ever run",
     r"MAE\.projection_head\..+": "never trained and never used; no output depends on it",
-    r"\w+_transformer\.(version|embed_positions\._float_tensor)": "a dummy buffer; no output depends on it",
+    r"(ta|at|at_ta)_transformer\.(version|embed_positions\._float_tensor)": "a dummy buffer; no output depends on it",
     r"MAE\.encoder\.pos_embed": "a table of sines and cosines; the model computes it and was found to agree",
     r"MAE\.all_decoders\.\d+\.decoder_pos_embed": "a table of sines and cosines; the model computes it and was found to agree",
 }
@@ -126,10 +120,10 @@ It knows codecs like those of CodecFake+. Speech of other makes is forced into o
 def rename_autoencoder_key(key: str) -> str | None:
     """Our name, within the bare model, for a tensor of the layers or of a decoder of the masked autoencoder."""
     if match := re.fullmatch(r"MAE\.encoder\.blocks\.(\d+)\.(.+)", key):
-        part = rename_parts(match[2], _AUTOENCODER_LAYER)
+        part = rename_parts(match[2], AUTOENCODER_LAYER)
         return part and f"mae.encoder.layers.{match[1]}.{part}"
     if match := re.fullmatch(r"MAE\.all_decoders\.(\d+)\.decoder_blocks\.(\d+)\.(.+)", key):
-        part = rename_parts(match[3], _AUTOENCODER_LAYER)
+        part = rename_parts(match[3], AUTOENCODER_LAYER)
         return part and f"mae.decoders.{match[1]}.layers.{match[2]}.{part}"
     if match := re.fullmatch(r"MAE\.all_decoders\.(\d+)\.(.+)", key):
         part = rename_parts(match[2], _DECODER)
@@ -203,7 +197,7 @@ def find_task(num_classes: int, name: str, task: str | None, report: ConversionR
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]:
-    if name not in state:
+    if name not in state or state[name].ndim == 0:
         raise ConversionError(
             f"The checkpoint lacks the tensor that becomes {name!r}: it is incomplete or no SASTNet."
         )
@@ -286,6 +280,22 @@ def check_tables(published: Mapping[str, torch.Tensor], model: SASTNetForAudioCl
             )
 
 
+def _configuration(sizes: Mapping, **fields) -> SASTNetConfig:
+    try:
+        return SASTNetConfig(**fields, **sizes)
+    except (StrictDataclassError, ValueError) as error:
+        reason = " ".join(str(error).split())  # of one line
+        raise ConversionError(f"The checkpoint's sizes make no SASTNet: {reason}") from error
+
+
+def _empty_model(config: SASTNetConfig, state: Mapping[str, torch.Tensor]) -> SASTNetForAudioClassification:
+    """A model that every tensor of `state` fits; no memory is taken before that is known."""
+    with torch.device("meta"), init.no_init_weights():
+        check_fit(SASTNetForAudioClassification(config), state)
+    with init.no_init_weights():
+        return SASTNetForAudioClassification(config)
+
+
 def convert_sastnet(
     checkpoint: str | os.PathLike,
     task: str | None = None,
@@ -312,16 +322,15 @@ def convert_sastnet(
     published = without_parallel_prefix(read_checkpoint(checkpoint), report)
     state = rename_state_dict(published, rename_key, report)
     sizes = infer_sizes(state)
-    config = SASTNetConfig(
+    state["loss_weights"] = torch.ones(2)
+    config = _configuration(
+        sizes,
         task=find_task(_shape(state, "classifier.bias")[0], name, task, report),
         weight_licenses=dict(AUDIOMAE_LICENSE),
         **_submodels(sizes, wav2vec2_config, whisper_config),
-        **sizes,
     )
-    with init.no_init_weights():  # every tensor is loaded
-        model = SASTNetForAudioClassification(config)
+    model = _empty_model(config, state)
     check_tables(published, model)
-    state["loss_weights"] = torch.ones(2)
     whisper = "with" if config.use_semantics else "without"
     report.notes += [
         f"Front end {config.frontend!r}, {whisper} Whisper, decoders: {config.num_decoders}.",

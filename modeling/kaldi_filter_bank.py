@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .configuration_sastnet import FRAME_LENGTH, FRAME_SHIFT
 
-FRAME_LENGTH, FRAME_SHIFT, N_FFT = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
+
+N_FFT = 512
 LOW_FREQUENCY = 20.0
 PREEMPHASIS = 0.97
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
@@ -55,13 +57,18 @@ class KaldiFilterBank(nn.Module):
         return (0.5 - 0.5 * torch.cos(2 * math.pi * steps / (FRAME_LENGTH - 1))).float()
 
     def energies(self, input_values: torch.Tensor) -> torch.Tensor:
-        """`(batch, num_samples)` -> log energies `(batch, frames, bands)`, before normalisation"""
-        frames = input_values.float().unfold(1, FRAME_LENGTH, FRAME_SHIFT)  # (batch, frames, FRAME_LENGTH)
+        """`(batch, num_samples)` -> log energies `(batch, frames, bands)`, before normalisation, in single precision or
+        better whatever the weights have"""
+        precision = torch.promote_types(self.filters.dtype, torch.float32)
+        filters, window = self.filters.to(precision), self.window.to(precision)
+        frames = input_values.to(precision).unfold(1, FRAME_LENGTH, FRAME_SHIFT)  # (batch, frames, FRAME_LENGTH)
         frames = frames - frames.mean(dim=2, keepdim=True)
         previous = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
-        spectrum = torch.fft.rfft((frames - PREEMPHASIS * previous) * self.window, N_FFT)
-        return (spectrum.abs().square() @ self.filters).clamp(min=ENERGY_FLOOR).log()
+        with torch.autocast(input_values.device.type, enabled=False):
+            spectrum = torch.fft.rfft((frames - PREEMPHASIS * previous) * window, N_FFT)
+            return (spectrum.abs().square() @ filters).clamp(min=ENERGY_FLOOR).log()
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         """`(batch, num_samples)` -> `(batch, frames, bands)`"""
-        return (self.energies(input_values) - self.config.fbank_mean) / (2 * self.config.fbank_std)
+        features = (self.energies(input_values) - self.config.fbank_mean) / (2 * self.config.fbank_std)
+        return features.to(self.filters.dtype)

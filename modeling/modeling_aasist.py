@@ -12,14 +12,7 @@ from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .aasist import (
-    GraphBackend,
-    GraphBranch,
-    GraphHead,
-    GraphLayer,
-    HeterogeneousGraphLayer,
-    ResidualEncoder,
-)
+from .aasist import GraphBackend, GraphHead, ResidualEncoder, init_graph
 from .configuration_aasist import QUIET_WAV2VEC2, AasistConfig
 from .frontends import MelFrontend, SincFrontend
 from .lora import (
@@ -64,11 +57,12 @@ class AasistOutput(ModelOutput):
     Output of [`AasistForAudioClassification`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`):
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`):
             Mean over the tasks of the mean cross-entropy over the clips whose class is known.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Of the first task, before the softmax, in the order of `config.id2label`. The score of a clip is the log-odds of bona fide:
-            `logits[:, label2id["bonafide"]] - logits[:, label2id["spoof"]]`, higher for genuine speech.
+            Of the first task, before the softmax, in the order of `config.id2label`. The score of a clip is the log-odds of
+            bona fide, for two classes `logits[:, label2id["bonafide"]] - logits[:, label2id["spoof"]]`, higher for genuine
+            speech.
         embeddings (`torch.FloatTensor` of shape `(batch_size, num_tasks * 5 * graph_dims[1])`):
             See [`AasistModelOutput`].
         spectral_scores (`torch.FloatTensor`, *optional*): See [`AasistModelOutput`].
@@ -234,15 +228,8 @@ class AasistPreTrainedModel(PreTrainedModel):
         """torch's own initialisation of layers, as in the reference; xavier for pair weights, N(0, 1) for free nodes."""
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm)):
             module.reset_parameters()
-        elif isinstance(module, (GraphLayer, HeterogeneousGraphLayer)):
-            for name, parameter in module.named_parameters(recurse=False):
-                if name.endswith("pair_weight"):
-                    init.xavier_normal_(parameter)
-        elif isinstance(module, GraphBranch):
-            init.normal_(module.master)
-        elif isinstance(module, GraphHead):
-            init.normal_(module.position)
-        elif isinstance(module, (SincFrontend, MelFrontend, TextureMap)):
+        init_graph(module)
+        if isinstance(module, (SincFrontend, MelFrontend, TextureMap)):
             for name, buffer in module.named_buffers(recurse=False):
                 init.copy_(buffer, getattr(module, f"compute_{name}")())
 

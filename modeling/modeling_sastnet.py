@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Wav2Vec2Model
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .aasist import GraphBackend, GraphBranch, GraphHead, GraphLayer, HeterogeneousGraphLayer, ResidualEncoder
+from .aasist import GraphBackend, ResidualEncoder, init_graph
 from .audio_mae import MaskedEncoder, MultiDecoderMAE, PatchDecoder, draw_kept_patches, masked_errors, patchify
 from .configuration_sastnet import SASTNetConfig
 from .cross_modal import CrossModalTransformer
@@ -25,6 +25,7 @@ from .whisper_semantics import WhisperLogMel, WhisperSemantics
 
 
 MODULE_NAME = __name__.split(".")[-1]
+POOLING = 3  # of tokens and of their projection, before the back-end
 
 
 @dataclass
@@ -115,19 +116,12 @@ class SASTNetPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PackedAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
-        elif isinstance(module, (GraphLayer, HeterogeneousGraphLayer)):
-            for name, parameter in module.named_parameters(recurse=False):
-                if name.endswith("pair_weight"):
-                    init.xavier_normal_(parameter)
-        elif isinstance(module, GraphBranch):
-            init.normal_(module.master)
-        elif isinstance(module, GraphHead):
-            init.normal_(module.position)
         elif isinstance(module, SASTNetForAudioClassification):
             init.ones_(module.loss_weights)
         elif isinstance(module, (MaskedEncoder, PatchDecoder)):
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, std=0.02)
+        init_graph(module)
         tables = (MaskedEncoder, PatchDecoder, CrossModalTransformer, KaldiFilterBank, WhisperLogMel)
         if isinstance(module, tables):
             for name, buffer in module.named_buffers(recurse=False):
@@ -176,7 +170,7 @@ class SASTNetModel(SASTNetPreTrainedModel):
         feature_width)`."""
         if self.config.frontend == "mel":
             return self.filter_bank(input_values)[:, None]
-        features = self.wav2vec2(input_values).last_hidden_state
+        features = self.wav2vec2(input_values.to(self.wav2vec2.dtype)).last_hidden_state
         if self.config.feature_size is not None:
             features = self.feature_projection(features)
         return features[:, None]
@@ -202,7 +196,8 @@ class SASTNetModel(SASTNetPreTrainedModel):
             output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the cross-modal attention.
 
         Raises:
-            `ValueError`: for waveforms of another shape, too short or too long, and semantic features of another shape.
+            `ValueError`: for waveforms of another shape, too short or too long, so few patches left by the mask that the
+                back-end has none, and semantic features of another shape or for a model without.
         """
         self._check_waveforms(input_values)
         image = self.acoustic_image(input_values)
@@ -210,15 +205,13 @@ class SASTNetModel(SASTNetPreTrainedModel):
         tokens, patches = self.mae(image, kept)
         if not self.config.keep_cls_token:
             tokens = tokens[:, 1:]
+        semantic = self._semantic_steps(input_values, semantic_features, tokens.dtype)
         attentions = None
-        if self.config.use_semantics:
-            if semantic_features is None:
-                semantic_features = self.semantics(input_values)
-            tokens, attentions = self._fuse(tokens, self._checked(semantic_features, tokens), output_attentions)
+        if semantic is not None:
+            tokens, attentions = self._fuse(tokens, semantic, output_attentions)
         errors, means = None, None
         if output_reconstruction_errors or (self.training if output_decoder_errors is None else output_decoder_errors):
-            target = patchify(image, self.config.patch_size)
-            errors, means = masked_errors(patches, target.detach() if self.config.detach_target else target, kept)
+            errors, means = self._decoder_errors(patches, image, kept)
         output = SASTNetModelOutput(
             embeddings=self._embed(tokens),
             decoder_errors=means,
@@ -242,13 +235,25 @@ class SASTNetModel(SASTNetPreTrainedModel):
                 "cuts longer clips and repeats shorter ones."
             )
 
-    def _checked(self, semantic_features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        expected = (len(tokens), self.config.semantic_frames // 2, self.config.mae_hidden_size)
-        if tuple(semantic_features.shape) != expected:
-            raise ValueError(
-                f"`semantic_features` must have the shape {expected}, got {tuple(semantic_features.shape)}."
-            )
-        return semantic_features.to(tokens.dtype)
+    def _semantic_steps(
+        self, input_values: torch.Tensor, kept_features: torch.Tensor | None, dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        """Those that were kept, or else Whisper's; `None` for a model without."""
+        if kept_features is None:
+            return self.semantics(input_values).to(dtype) if self.config.use_semantics else None
+        if not self.config.use_semantics:
+            raise ValueError("this model takes no `semantic_features`: `use_semantics=False` in its configuration.")
+        expected = (len(input_values), self.config.semantic_frames // 2, self.config.mae_hidden_size)
+        if tuple(kept_features.shape) != expected:
+            raise ValueError(f"`semantic_features` must have the shape {expected}, got {tuple(kept_features.shape)}.")
+        return kept_features.to(dtype)
+
+    def _decoder_errors(
+        self, patches: torch.Tensor, image: torch.Tensor, kept: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See [`masked_errors`]."""
+        target = patchify(image, self.config.patch_size)
+        return masked_errors(patches, target.detach() if self.config.detach_target else target, kept)
 
     def _draw_mask(self, image: torch.Tensor) -> torch.Tensor | None:
         if self.config.mask_ratio == 0:
@@ -268,8 +273,12 @@ class SASTNetModel(SASTNetPreTrainedModel):
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """`(batch, tokens, dim)` -> clip embedding `(batch, hidden_size)`"""
+        if tokens.shape[1] < POOLING:
+            raise ValueError(
+                f"the back-end pools {POOLING} tokens and got {tokens.shape[1]}: give longer clips, or lower `mask_ratio`."
+            )
         features = self.backend_projection(tokens).transpose(1, 2)
-        features = F.max_pool2d(features[:, None], 3)  # (batch, 1, num_filters // 3, tokens // 3)
+        features = F.max_pool2d(features[:, None], POOLING)  # (batch, 1, num_filters // 3, tokens // 3)
         return self.backend(self.encoder(features))[0]
 
 
@@ -307,12 +316,15 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
             config_kwargs: Fields of [`SASTNetConfig`].
 
         Raises:
-            `ValueError`: if a part lacks weights, has another size, or the model has no place for it.
+            `ValueError`: if a part lacks weights or has another size, or if its configuration is given beside it.
+            `huggingface_hub.errors.StrictDataclassError`: if the model has no place for it; see [`SASTNetConfig`].
             `OSError`: if one cannot be found or reached.
         """
         parts = find_parts(wav2vec2, whisper, audiomae)
+        if twice := sorted(parts.configs.keys() & config_kwargs.keys()):
+            raise ValueError(f"leave out {', '.join(twice)}: the part that is loaded has its own configuration.")
         licenses = {**(config_kwargs.pop("weight_licenses", None) or {}), **parts.licenses}
-        model = cls(SASTNetConfig(**{**parts.configs, **config_kwargs}, weight_licenses=licenses or None))
+        model = cls(SASTNetConfig(**parts.configs, **config_kwargs, weight_licenses=licenses or None))
         put_parts(model.sastnet, parts)
         return model
 
@@ -345,10 +357,10 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
             output_attentions (`bool`, *optional*, defaults to `False`): See [`SASTNetModel`].
 
         Raises:
-            `ValueError`: for waveforms of another shape, too short or too long, and for labels that are no classes.
+            `ValueError`: for labels that are not one class per clip; see [`SASTNetModel`] for the rest.
         """
         if labels is not None:
-            self._check_labels(labels)
+            self._check_labels(labels, len(input_values))
         outputs = self.sastnet(
             input_values,
             semantic_features=semantic_features,
@@ -363,7 +375,9 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         return output if return_dict else output.to_tuple()
 
-    def _check_labels(self, labels: torch.Tensor):
+    def _check_labels(self, labels: torch.Tensor, batch_size: int):
+        if tuple(labels.shape) != (batch_size,):
+            raise ValueError(f"`labels` must have the shape {(batch_size,)}, got {tuple(labels.shape)}.")
         strangers = labels[(labels < 0) | (labels >= self.config.num_labels)]
         if len(strangers):
             raise ValueError(
@@ -374,8 +388,9 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
     def _losses(
         self, logits: torch.Tensor, decoder_errors: torch.Tensor | None, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        class_weights = torch.tensor(self.config.class_weights, dtype=logits.dtype, device=logits.device)
-        classification = F.cross_entropy(logits, labels, class_weights)
+        precision = torch.promote_types(logits.dtype, torch.float32)
+        class_weights = torch.tensor(self.config.class_weights, dtype=precision, device=logits.device)
+        classification = F.cross_entropy(logits.to(precision), labels, class_weights)
         if not self.training:
             return {"loss": classification, "classification_loss": classification}
         reconstruction = margin_reconstruction_loss(

@@ -1,6 +1,8 @@
 """Pretrained parts of SASTNet: wav2vec 2.0 or a detector's tuned encoder, Whisper's encoder, AudioMAE's weights."""
 
+import argparse
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,9 +17,10 @@ from .modeling_aasist import AasistForAudioClassification
 
 AUDIOMAE_LICENSE = {"AudioMAE": "cc-by-nc-4.0"}
 
-# Names within a layer of AudioMAE -> ours. Its decoder's layers are of another kind (Swin v2 with cosine attention) and share
-# these names; what only they have stays behind, as in the public code.
-_LAYER = {
+# Names within a layer of AudioMAE, and of the autoencoder in published SASTNets, -> ours. The layers of AudioMAE's decoder are
+# of another kind (Swin v2 with cosine attention) and share these names; what only they have stays behind, as in the public
+# code.
+AUTOENCODER_LAYER = {
     "norm1": "norm1",
     "attn.qkv": "attention.qkv",
     "attn.proj": "attention.output",
@@ -71,18 +74,15 @@ def find_parts(
 
 def put_parts(model: nn.Module, parts: Parts):
     """
-    Copies the weights that were found into a [`SASTNetModel`].
+    Copies the weights that were found into a [`SASTNetModel`] that was made with their configurations.
 
     Raises:
-        `ValueError`: where the model has no place for a part.
+        `ValueError`: for weights of AudioMAE that are missing or of another shape.
     """
-    for name, owner in (("wav2vec2", model), ("whisper", getattr(model, "semantics", None))):
-        part = getattr(parts, name)
-        target = None if owner is None else getattr(owner, "wav2vec2" if name == "wav2vec2" else "encoder", None)
-        if part is not None and target is None:
-            raise ValueError(f"the configuration leaves no place for `{name}`: see `frontend` and `use_semantics`.")
-        if part is not None:
-            target.load_state_dict(part.state_dict())
+    if parts.wav2vec2 is not None:
+        model.wav2vec2.load_state_dict(parts.wav2vec2.state_dict())
+    if parts.whisper is not None:
+        model.semantics.encoder.load_state_dict(parts.whisper.state_dict())
     if parts.audiomae is not None:
         put_audiomae(model.mae, parts.audiomae)
 
@@ -120,11 +120,20 @@ def _model_type(name_or_path: str | os.PathLike) -> str | None:
 
 def _load_audiomae(path: str | os.PathLike) -> Mapping[str, torch.Tensor]:
     """The tensors of `mae_pretrained_base.pth`; a pickle that asks for code is refused without running any."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("model", state)
-    if "cls_token" not in state or not any(key.startswith("blocks.") for key in state):
+    try:
+        # Beside the weights, AudioMAE's training script saves its command line, which is plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{str(path)!r} is damaged, or a pickle that runs code when it is loaded, which is never done here: {reason}"
+        ) from error
+    state = state.get("model", state) if isinstance(state, Mapping) else {}
+    weights = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if "cls_token" not in weights or not any(key.startswith("blocks.") for key in weights):
         raise ValueError(f"{str(path)!r} does not hold AudioMAE's weights (no 'cls_token' or 'blocks.*').")
-    return state
+    return weights
 
 
 @torch.no_grad()
@@ -160,6 +169,6 @@ def _layer_names(prefix: str, count: int) -> dict[str, str]:
     return {
         f"{prefix}.{index}.{theirs}.{kind}": f"layers.{index}.{ours}.{kind}"
         for index in range(count)
-        for theirs, ours in _LAYER.items()
+        for theirs, ours in AUTOENCODER_LAYER.items()
         for kind in ("weight", "bias")
     }

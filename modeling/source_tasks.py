@@ -50,6 +50,25 @@ def complete_task_labels(
     return complete
 
 
+def index_classes(
+    task: str, labels: Sequence[str], id2label: Mapping | None = None, num_labels: int | None = None
+) -> dict[int, str]:
+    """
+    The `id2label` of a model whose logits answer `task` with `labels`.
+
+    Raises:
+        `ValueError`: for an `id2label` or `num_labels` that was given and says otherwise.
+    """
+    classes = dict(enumerate(labels))
+    given = None if id2label is None else {int(index): label for index, label in id2label.items()}
+    if given not in (None, classes) or num_labels not in (None, len(classes)):
+        raise ValueError(
+            f"the first task {task!r} has the labels {', '.join(labels)}, but `id2label` is {given} and `num_labels` is "
+            f"{num_labels}; leave both out and choose labels by `task_labels`."
+        )
+    return classes
+
+
 def logits_by_task(output, config) -> dict[str, torch.Tensor]:
     """
     Logits of every task of a model of the AASIST or SASTNet family, each `(batch_size, classes of the task)`.
@@ -67,5 +86,6 @@ __all__ = [
     "SASTNET_CLASS_WEIGHTS",
     "TASK_LABELS",
     "complete_task_labels",
+    "index_classes",
     "logits_by_task",
 ]

@@ -41,10 +41,13 @@ class WhisperLogMel(nn.Module):
         return torch.hann_window(N_FFT, device="cpu")
 
     def forward(self, input_values: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """`(batch, num_samples)` -> `(batch, num_bands, num_frames)`"""
-        padded = F.pad(input_values[:, : num_frames * HOP].float(), (0, N_FFT))
-        spectrum = torch.stft(padded, N_FFT, HOP, window=self.window, return_complex=True)
-        energies = self.filters @ spectrum.abs().square()  # (batch, num_bands, frames); beyond them, silence
+        """`(batch, num_samples)` -> `(batch, num_bands, num_frames)`, in single precision or better whatever the weights have"""
+        precision = torch.promote_types(self.filters.dtype, torch.float32)
+        filters, window = self.filters.to(precision), self.window.to(precision)
+        padded = F.pad(input_values[:, : num_frames * HOP].to(precision), (0, N_FFT))
+        with torch.autocast(input_values.device.type, enabled=False):
+            spectrum = torch.stft(padded, N_FFT, HOP, window=window, return_complex=True)
+            energies = filters @ spectrum.abs().square()  # (batch, num_bands, frames); beyond them, silence
         energies = F.pad(energies, (0, max(num_frames - energies.shape[2], 0)))[..., :num_frames]
         features = energies.clamp(min=ENERGY_FLOOR).log10()
         features = features.maximum(features.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE)
@@ -61,6 +64,11 @@ class WhisperSemantics(nn.Module):
         self.num_steps = config.semantic_frames
         self.context = config.whisper_context or config.whisper_config.max_source_positions
         self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "WhisperSemantics":
+        """Frozen is without dropout too: what is kept across epochs is what would be computed."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from spooftrace.metrics import det_curve
 
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -46,7 +45,7 @@ def draw_det(path: str | os.PathLike, systems: Mapping[str, tuple[np.ndarray, np
         systems: name -> bona fide scores and spoof scores.
         title: above the axes; what data and which split.
     """
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     rates = [0.5]
     for index, (name, (bonafide, spoof)) in enumerate(systems.items()):
         curve = det_curve(bonafide, spoof)
@@ -70,7 +69,7 @@ def draw_det(path: str | os.PathLike, systems: Mapping[str, tuple[np.ndarray, np
     axes.set_ylabel("misses: bona fide refused (%)")
     axes.grid(linewidth=0.4, color="0.85")
     axes.legend(loc="upper right", fontsize="small")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plain(name: str) -> str:
@@ -96,7 +95,7 @@ def draw_histogram(
         threshold: of the EER.
         title: above the axes.
     """
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     edges = np.histogram_bin_edges(np.concatenate([bonafide, spoof]), bins=60)
     kinds = ((spoof, "spoof", ORANGE, "//"), (bonafide, "bona fide", BLUE, ""))
     for scores, name, colour, hatch in kinds:
@@ -108,7 +107,7 @@ def draw_histogram(
     axes.set_xlabel("score: log-odds of bona fide (nat)")
     axes.set_ylabel("share of the label's trials (%)")
     axes.legend(fontsize="small")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_confusion(
@@ -125,7 +124,7 @@ def draw_confusion(
         decision: how the prediction was made, below the axes.
     """
     matrix = np.asarray(matrix)
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -136,22 +135,31 @@ def draw_confusion(
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel(f"predicted {decision}".strip())
     axes.set_ylabel("true (counts, % of the row)")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _figure(title: str) -> tuple["Figure", "Axes"]:
+def new_figure(title: str, panels: int = 1) -> tuple["Figure", Any]:
+    """
+    A figure without display or global state, and its axes: one, or an array of several side by side.
+
+    Args:
+        title: above all; text between dollar signs is no formula.
+        panels: number of axes.
+    """
     # A Figure of its own with the Agg canvas: pyplot would keep it alive and choose a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
+    figure = Figure(figsize=(1 + 4.6 * panels, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize="medium", wrap=True, parse_math=False)
+    axes = figure.subplots(1, panels)
+    heading = axes.set_title if panels == 1 else figure.suptitle
+    heading(title, fontsize="medium", wrap=True, parse_math=False)
     return figure, axes
 
 
-def _save(figure: "Figure", path: str | os.PathLike) -> Path:
+def save_figure(figure: "Figure", path: str | os.PathLike) -> Path:
+    """Writes a PNG file, and the folder that it is in."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from tracing_jobs import joint_tracing_run, with_codecs
 from training_jobs import NO_DROPOUT, At, exact, noisy_trainer, state_of, tiny_aasist, trainer_of
 
 from spooftrace.trainers import mldg_trainer
@@ -78,6 +79,9 @@ def main(folder: Path) -> None:
         # A folder for each process shows who writes what.
         result = joint_run(kind, folder / f"{kind}_{rank}", rows, processes=2, seed=rank)
         result["interrupted"] = interrupted_runs(kind, folder / kind, rows, rank)
+        torch.save(result, folder / f"{kind}_{rank}.pt")
+    for kind in ("tracing", "sastnet"):
+        result = joint_tracing_run(kind, folder / f"{kind}_{rank}", with_codecs(rows), processes=2, seed=rank)
         torch.save(result, folder / f"{kind}_{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -11,8 +11,8 @@ from tiny_training import tiny_recipe, write_encoder, write_own_corpus
 from spooftrace.checkpoint import load_checkpoint
 from spooftrace.cli import main
 from spooftrace.detector import Detector
-from spooftrace.trainers import train_recipe
 from spooftrace.trainers.calibration import fit_calibration
+from spooftrace.trainers.detection_trainer import DetectionTrainer
 from spooftrace.trainers.recipe import shipped_recipes
 
 
@@ -55,15 +55,16 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(trainer, material, tmp_p
 
 @pytest.mark.parametrize(("bonafide", "spoof", "is_calibrated"), [((1, 2), (-2, -1), True), ((-2, -1), (1, 2), False)])
 def test_scores_that_tell_the_opposite_are_not_made_a_probability(
-    material, tmp_path, monkeypatch, bonafide, spoof, is_calibrated
+    material, tmp_path, monkeypatch, capsys, bonafide, spoof, is_calibrated
 ):
     scores = np.array(bonafide, float), np.array(spoof, float)
-    monkeypatch.setattr(train_recipe, "trainer_scores", lambda trainer, prediction: scores)
+    monkeypatch.setattr(DetectionTrainer, "scores", lambda trainer, prediction: scores)
     out = tmp_path / "out"
     assert (
         main(["train", str(tiny_recipe(tmp_path / "t.yaml", *material)), "--output-dir", str(out), "--max_steps", "1"])
         == 0
     )
+    assert ("not calibrated" in capsys.readouterr().out) != is_calibrated
     detector = Detector.from_pretrained(out)  # refuses a scale that is not positive
     assert detector.calibrated == is_calibrated and detector.scale > 0
     assert detector.probability(2.0) > detector.probability(-2.0)
@@ -73,7 +74,7 @@ def test_scores_that_tell_the_opposite_are_not_made_a_probability(
 
 def test_the_detector_is_saved_calibrated_with_its_recipe(material, tmp_path, capsys, monkeypatch):
     scores = np.arange(9.0), np.arange(9.0) - 3
-    monkeypatch.setattr(train_recipe, "trainer_scores", lambda trainer, prediction: scores)
+    monkeypatch.setattr(DetectionTrainer, "scores", lambda trainer, prediction: scores)
     recipe = tiny_recipe(tmp_path / "tiny.yaml", *material)
     out = tmp_path / "out"
     assert main(["train", str(recipe), "--output-dir", str(out)]) == 0

@@ -182,6 +182,23 @@ def without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor
         (lambda state: without(state, "MAE.encoder.cls_token"), "lacks the tensor that becomes .*cls_token"),
         (lambda state: without(state, "multiclass_branch.out_layer.bias"), "lacks .*classifier.bias"),
         (lambda state: without(state, "MAE.encoder.pos_embed"), "lacks .*pos_embed"),
+        (lambda state: state | {"MAE.encoder.cls_token": torch.tensor(1.0)}, "lacks .*cls_token"),
+        (
+            lambda state: state | {"any_transformer.version": torch.ones(1)},
+            r"unknown tensors: any_transformer\.version",
+        ),
+        (
+            lambda state: state | {"MAE.encoder.cls_token": torch.zeros(1, 1, 100_001)},
+            "make no SASTNet: .*mae_hidden_size=100001",
+        ),
+        (
+            lambda state: state | {"MAE.encoder.blocks.0.mlp.fc1.bias": torch.zeros(1_000_000)},
+            r"of another shape .*fc1\.weight: \(40, 48\) instead of \(1000000, 48\)",
+        ),
+        (
+            lambda state: state | {"MAE.proj_k.weight": torch.zeros(1).expand(768, 256)},
+            r"does not hold all numbers of MAE\.proj_k\.weight",
+        ),
         (
             lambda state: state | {"MAE.encoder.pos_embed": state["MAE.encoder.pos_embed"] + 2e-5},
             "another table than the model computes: it differs by 2.0e-05, allowed are 1e-05",

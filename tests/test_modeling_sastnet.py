@@ -1,6 +1,8 @@
 """SASTNet keeps its published sizes, answers for a clip alone, and has the manners of a transformers model."""
 
+import argparse
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -271,18 +273,58 @@ def test_kept_semantic_features_give_the_same_logits():
         tiny_sastnet(use_semantics=False).semantic_features(clips())
 
 
+def kept_for_backward(run: Callable[[], object]) -> int:
+    """Numbers that the pass kept outside of what is computed again."""
+    sizes = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(0 if isinstance(tensor, torch.nn.Parameter) else tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(sizes)
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory():
-    gradients = []
+    gradients, memory = [], []
     for checkpointing in (False, True):
         model = tiny_sastnet().train()
         if checkpointing:
             model.activation_checkpointing_enable()
         torch.manual_seed(3)
-        model(clips(), labels=torch.tensor([0, 1, 3])).loss.backward()
+        model(clips(), labels=torch.tensor([0, 1, 3]), output_attentions=True).loss.backward()
         gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+        decoder, tokens = model.sastnet.mae.decoders[0], torch.randn(3, 25, 32)
+        memory.append(kept_for_backward(lambda decoder=decoder, tokens=tokens: decoder(tokens)))
+    assert memory[1] < 0.25 * memory[0], "a decoder keeps more than the inputs of its layers"
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_frozen_whisper_has_no_dropout_in_training():
+    model = tiny_sastnet(whisper_config={**TINY_WHISPER, "dropout": 0.5, "attention_dropout": 0.5}).eval()
+    features = model.semantic_features(clips())
+    assert model.train().semantic_features(clips()).equal(features)
+
+
+@pytest.mark.parametrize("variant", ["SASTNet", "M-MAE"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_waveforms_in_single_precision(variant, dtype):
+    model, half = tiny_sastnet(**VARIANTS[variant]), tiny_sastnet(**VARIANTS[variant]).to(dtype)
+    with torch.no_grad():
+        expected, logits = model(clips()).logits, half(clips()).logits
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), expected, atol=0.03 * expected.abs().max().item(), rtol=0)
+
+
+def test_losses_are_in_single_precision_under_autocast():
+    model = tiny_sastnet().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(clips(), labels=torch.tensor([0, 1, 2]))
+    assert output.logits.dtype == torch.bfloat16
+    assert {each.dtype for each in (output.loss, output.decoder_errors, output.classification_loss)} == {torch.float32}
 
 
 # ---------------------------------------------------------------- signal processing and positions
@@ -413,7 +455,8 @@ def test_a_model_is_put_together_from_pretrained_parts(tmp_path):
     detector.save_pretrained(tmp_path / "tuned")
     whisper = WhisperModel(WhisperConfig(**TINY_WHISPER))
     whisper.save_pretrained(tmp_path / "whisper")
-    torch.save({"model": audiomae_state()}, tmp_path / "mae.pth")
+    saved = {"model": audiomae_state(), "epoch": 32, "args": argparse.Namespace(mask_ratio=0.8)}
+    torch.save(saved, tmp_path / "mae.pth")  # as AudioMAE's training script does
     model = SASTNetForAudioClassification.from_parts(
         tmp_path / "tuned", tmp_path / "whisper", tmp_path / "mae.pth", **TINY_MAE, **TINY_REST
     )
@@ -467,6 +510,24 @@ def test_parts_that_do_not_belong_are_refused(tmp_path):
     torch.save({"weight": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="does not hold AudioMAE's weights"):
         SASTNetForAudioClassification.from_parts(audiomae=tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="leave out whisper_config: the part that is loaded"):
+        SASTNetForAudioClassification.from_parts(whisper=tmp_path / "whisper", whisper_config=TINY_WHISPER)
+    with pytest.raises((ValueError, StrictDataclassError), match="`whisper_config` goes with .*use_semantics=False"):
+        SASTNetForAudioClassification.from_parts(whisper=tmp_path / "whisper", use_semantics=False)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (print, ("this should never run",))
+
+
+def test_an_audiomae_file_that_runs_code_or_is_damaged_is_refused(tmp_path, capsys):
+    torch.save({"model": {**audiomae_state(), "trap": RunsCode()}}, tmp_path / "hostile.pth")
+    (tmp_path / "damaged.pth").write_bytes((tmp_path / "hostile.pth").read_bytes()[:1000])
+    for name in ("hostile.pth", "damaged.pth"):
+        with pytest.raises(ValueError, match=f"{name}' is damaged, or a pickle that runs code"):
+            SASTNetForAudioClassification.from_parts(audiomae=tmp_path / name)
+    assert "never run" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- wrong calls
@@ -486,6 +547,13 @@ def test_parts_that_do_not_belong_are_refused(tmp_path):
         ({"mae_num_heads": 7}, "mae_hidden_size=768` is no multiple of `mae_num_heads=7"),
         ({"whisper_context": 100}, "got 256, 100 and 1500"),
         ({"frontend": "mel", "wav2vec2_config": {}}, "goes with `frontend='wav2vec2'`"),
+        ({"id2label": {0: "spoof", 1: "bonafide"}}, "'vq' has the labels bonafide, mvq, svq, sq, but `id2label` is"),
+        ({"num_labels": 2}, "`num_labels` is 2"),
+        ({"sampling_rate": 8000}, "at 16000 Hz, got `sampling_rate=8000`"),
+        ({"patch_size": 0}, "patch_size=0"),
+        ({"pool_ratios": [0.5, 0.0, 0.5]}, r"kept shares in \(0, 1\], got \[0.5, 0.0, 0.5\]"),
+        ({"num_filters": 2}, "num_filters=2` leaves no spectral node"),
+        ({"calibration": {"scale": 1.0}}, r"keys 'scale' and 'bias', got \['scale'\]"),
         ({"mask_ratio": 1.0}, r"mask_ratio` lies in \[0, 1\), got 1.0"),
     ],
 )
@@ -506,6 +574,13 @@ def test_wrong_inputs_are_refused_at_the_first_call():
         model(torch.zeros(1, 2, WINDOW))
     with pytest.raises(ValueError, match=r"0 to 3 \(bonafide, mvq, svq, sq\), got \[-100, 4\]"):
         model(clips(2), labels=torch.tensor([4, -100]))
+    with pytest.raises(ValueError, match=r"`labels` must have the shape \(3,\), got \(1,\)"):
+        model(clips(3), labels=torch.tensor([0]))
+    with pytest.raises(ValueError, match="takes no `semantic_features`"):
+        tiny_sastnet(use_semantics=False)(clips(), semantic_features=torch.zeros(3, 25, 32))
+    masked = tiny_sastnet(mask_mode="random", mask_ratio=0.95).train()
+    with pytest.raises(ValueError, match="pools 3 tokens and got 2.*lower `mask_ratio`"):
+        masked(clips(2, shortest))
 
 
 def test_configurations_round_trip(tmp_path):

@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from tiny_training import ATTACKS, TRAIN, tiny_recipe, write_encoder, write_own_corpus
 
 from spooftrace.trainers import write_recipes
-from spooftrace.trainers.recipe import (
-    TRAINERS,
-    build_arguments,
-    count_parameters,
-    detector_config,
-    load_clips,
-    load_recipe,
-    shipped_recipes,
-)
+from spooftrace.trainers.recipe import TRAINERS, load_recipe, shipped_recipes
+from spooftrace.trainers.recipe_data import load_clips
+from spooftrace.trainers.recipe_models import count_parameters
 from spooftrace.trainers.recipe_schema import RecipeError, convert, parse_text
-from spooftrace.trainers.train_recipe import rehearse
+from spooftrace.trainers.rehearse_recipe import rehearse
+from spooftrace.trainers.train_recipe import build_arguments
 
 
 ROWS = {row.name: row for row in write_recipes.rows()}
@@ -79,9 +74,8 @@ def test_a_rehearsal_reads_the_corpus_and_makes_a_step(name, tmp_path):
 
 
 def test_headers_tell_the_papers_figures_or_that_there_is_none():
-    for name, path in shipped_recipes().items():
-        header = path.read_text(encoding="utf-8").partition("\n\n")[0].replace("\n# ", " ")
-        row = ROWS[name]
+    for name, row in ROWS.items():
+        header = shipped_recipes()[name].read_text(encoding="utf-8").partition("\n\n")[0].replace("\n# ", " ")
         for figure in [*row.eer.values(), *([row.average] if row.average else [])]:
             assert f"{figure:.2f}" in header
         assert ("the paper's figure was not at hand" in header) == (set(row.eer) != set(write_recipes.CORPORA))
@@ -127,7 +121,7 @@ def test_what_concerns_one_call_and_secrets_are_not_written_down():
         ("crop: middle", "crop is 'random' or 'start', got 'middle'"),
         ("class_weights: [1, 2]", "class_weights is a mapping or a text or null, got [1, 2]"),
         ("beta: 1.0", "beta is no setting of trainer 'erm'"),
-        ("trainer: sgd", "trainer is 'erm' or 'mldg', got 'sgd'"),
+        ("trainer: sgd", "trainer is 'erm' or 'mldg' or 'tracing' or 'sastnet', got 'sgd'"),
         ("model: mel", "model has keys of its own, got 'mel'"),
         ("model: {frontend: fft}", "model or lora: "),
         ("lora: {r: 4}", "lora adapts a pretrained encoder: name it as model.base_model"),
@@ -168,13 +162,13 @@ def test_overrides_replace_values_of_any_section():
     expected = {"learning_rate": 1e-6, "max_steps": 100, "bf16": False, "early_stopping_patience": None}
     assert expected.items() <= recipe.arguments.items()
     assert recipe.arguments["class_weights"] == {"bonafide": 2.0, "spoof": 1.0}
-    assert count_parameters(detector_config(recipe))[0] == 447_242 + 8 * 2 * 24 * 2 * 1024
-    assert detector_config(recipe).lora["lora_alpha"] == 16  # the scaling follows the rank
+    assert count_parameters(recipe.model_config())[0] == 447_242 + 8 * 2 * 24 * 2 * 1024
+    assert recipe.model_config().lora["lora_alpha"] == 16  # the scaling follows the rank
 
 
 def test_without_adapters_everything_is_trained():
     recipe = load_recipe("mldg-table3-mldg-r4", [("lora", "none")])
-    trained, total = count_parameters(detector_config(recipe))
+    trained, total = count_parameters(recipe.model_config())
     assert recipe.lora is None and trained == total
 
 

@@ -12,7 +12,7 @@ from tiny_training import TINY_GRAPH, write_encoder
 from spooftrace.audio import load_audio
 from spooftrace.checkpoint import load_checkpoint
 from spooftrace.cli import main
-from spooftrace.cli.reproduce import CORPORA, TARGETS
+from spooftrace.cli.reproduce import CORPORA, DETECTION_TARGETS
 from spooftrace.modeling import AasistForAudioClassification
 from spooftrace.score_files import read_scores
 from spooftrace.trainers import reproduce, write_recipes
@@ -202,7 +202,7 @@ def test_the_papers_average_stands_beside_an_average_of_all_corpora_alone(tmp_pa
 
 
 def test_the_command_names_what_there_is():
-    assert tuple(reproduce.TARGETS) == TARGETS and tuple(write_recipes.CORPORA) == CORPORA
+    assert tuple(reproduce.TARGETS) == DETECTION_TARGETS and tuple(write_recipes.CORPORA) == CORPORA
     assert (
         reproduce.Reproduction("mldg-figure3", None, None).rows()
         == reproduce.Reproduction("mldg-table3", None, None).rows()

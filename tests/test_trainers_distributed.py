@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_jobs import STEPS, joint_run
+from tracing_jobs import joint_tracing_run, with_codecs
 from training_jobs import assert_same, noisy_trainer, state_of, train_to_the_end, write_corpus
 
 from spooftrace.trainers.checkpoints import last_checkpoint
@@ -19,6 +20,7 @@ from spooftrace.trainers.checkpoints import last_checkpoint
 
 TESTS = Path(__file__).resolve().parent
 KINDS = ("erm", "mldg")
+TRACING = ("tracing", "sastnet")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,8 @@ def together(tmp_path_factory, rows) -> tuple[Path, dict[str, list[dict]]]:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     results = {
-        kind: [torch.load(folder / f"{kind}_{rank}.pt", weights_only=False) for rank in (0, 1)] for kind in KINDS
+        kind: [torch.load(folder / f"{kind}_{rank}.pt", weights_only=False) for rank in (0, 1)]
+        for kind in (*KINDS, *TRACING)
     }
     return folder, results
 
@@ -56,6 +59,18 @@ def test_two_processes_come_to_the_parameters_of_one_with_the_joint_batch(runs):
         assert torch.equal(first["parameters"][name], second["parameters"][name])
         torch.testing.assert_close(first["parameters"][name], value, rtol=1e-9, atol=1e-10, msg=name)
     assert alone["metrics"] == pytest.approx(first["metrics"]) == second["metrics"]
+
+
+@pytest.mark.parametrize("kind", TRACING)
+def test_tracers_too_come_to_the_parameters_and_logs_of_one_process(tmp_path, together, rows, kind):
+    alone = joint_tracing_run(kind, tmp_path, with_codecs(rows), processes=1, seed=0)
+    first, second = together[1][kind]
+    for name, value in alone["parameters"].items():
+        assert torch.equal(first["parameters"][name], second["parameters"][name])
+        torch.testing.assert_close(first["parameters"][name], value, rtol=1e-6, atol=1e-7, msg=name)
+    assert alone["metrics"] == pytest.approx(first["metrics"], rel=1e-5) == second["metrics"]
+    for one, joint in zip(alone["log"], first["log"], strict=True):
+        assert joint == pytest.approx(one, rel=1e-5)
 
 
 def test_they_share_each_joint_batch_and_split_the_domains_alike(runs):

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft, signal
 
+from spooftrace.audio import SAMPLING_RATE
 from spooftrace.trainers.signal_attacks import ATTACKS, Settings, register
-from spooftrace.trainers.spectra import SAMPLING_RATE
 
 
 SHORTEST = 4096

@@ -37,6 +37,7 @@ class ClipDataset(Dataset):
         augment: alters whole clips before they are cropped.
         augment_eval: whether it alters clips that a bare number asks for, too, each always in the same way.
         domains: number of each row's domain, if there are any.
+        labels: of each row, a number or one for each of several tasks; by default what `label2id` makes of `label`.
 
     Raises:
         LabelError: for labels that the model does not have, with their counts, before any audio is read.
@@ -54,10 +55,11 @@ class ClipDataset(Dataset):
         augment: Augmentation | None = None,
         augment_eval: bool = False,
         domains: Sequence[int] | None = None,
+        labels: Sequence[int | Sequence[int]] | None = None,
     ):
         self.rows, self.num_samples, self.crop, self.domains = _undecoded(rows), num_samples, crop, domains
         self.augment, self.augment_eval = augment, augment_eval
-        self.labels = _label_numbers(column(rows, "label"), label2id, label_names)
+        self.labels = _label_numbers(column(rows, "label"), label2id, label_names) if labels is None else labels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,6 +97,12 @@ def column(rows: Any, name: str) -> list:
         known = ", ".join(sorted({key for row in rows for key in row}))
         raise KeyError(f"{lacking} of {len(rows)} rows have no {name!r}; there are {known}.")
     return [row[name] for row in rows]
+
+
+def label_names(rows: Any) -> list[str] | None:
+    """What the numbers in a dataset's label column mean; `None` where it holds the names themselves."""
+    features = getattr(rows, "features", None) or {}
+    return getattr(features.get("label"), "names", None)
 
 
 def spelled_labels(labels: Sequence[Any], names: Sequence[str] | None) -> list:
@@ -138,7 +146,8 @@ def _fit(waveform: np.ndarray, num_samples: int, place: float) -> np.ndarray:
 
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    Examples of equal length as a batch: `input_values` `[batch, num_samples]`, `labels` and `domain` `[batch]`.
+    Examples of equal length as a batch: `input_values` `[batch, num_samples]`, `domain` and `labels` `[batch]`, where each
+    clip has several labels `[batch, tasks]`.
 
     `utterance_id`, and `seed` of clips that may be altered further, are lists.
     """

@@ -57,9 +57,8 @@ def divide(clips: Sequence[Clip], held_out: int) -> tuple[list[Clip], list[Clip]
     usable = [clip for clip in clips if clip.licensed and not clip.transmission]
     train = [c for c in usable if c.split == "train" and not (c.is_spoof and third_of(c.system) == held_out)]
     families = Counter(clip.family for clip in train if clip.is_spoof)
-    train = [
-        clip for clip in train if not clip.is_spoof or families[clip.family] >= 8
-    ]  # a domain of a few clips is none
+    # A family of a few clips is no domain.
+    train = [clip for clip in train if not clip.is_spoof or families[clip.family] >= 8]
     test = [c for c in usable if c.split in ("valid", "test") and not (c.is_spoof and third_of(c.system) != held_out)]
     return train, test
 

@@ -10,13 +10,8 @@ uninterrupted one.
 """
 
 import argparse
-import copy
-import dataclasses
-import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from tqdm import tqdm
 
 from spooftrace.detector import Detector
 from spooftrace.metrics import eer
 from spooftrace.modeling import AasistConfig, AasistFeatureExtractor, AasistForAudioClassification
-from spooftrace.trainers.augmentation import EnergyAugmentation, FeatureMask
 from spooftrace.trainers.calibration import fit_calibration
 from spooftrace.trainers.detector_corpus import (
     Clip,
@@ -43,112 +35,48 @@ from spooftrace.trainers.detector_corpus import (
     training_clips,
     validation_clips,
 )
-
-
-# On the way to the classifier the published AASIST drops half of its units and more; from so little data and so few
-# steps it then hardly learns.
-MODEL = {
-    "frontend": "mel",
-    "branch_dropout": 0.1,
-    "classifier_dropout": 0.2,
-    "graph_dropout": 0.1,
-    "pool_dropout": 0.1,
-}
-# Collections that the genuine speech of the licensed training rows comes from, by the pages' own account.
-TRAINING_CORPORA = [
-    "AISHELL-3",
-    "Free Spoken Digit Dataset",
-    "LJSpeech",
-    "LibriSpeech",
-    "LibriTTS",
-    "VCTK",
-    "speechocean762",
-]
-STATE = "training_state.pt"
-# 2 s, the length of the training crops. Scored in windows of 4.04 s, the same weights do worse: the graph's maxima grow
-# with the number of nodes.
-WINDOW_SAMPLES = 32_000
+from spooftrace.trainers.small_training import (
+    MODEL,
+    STATE,
+    TRAINING_CORPORA,
+    WINDOW_SAMPLES,
+    LoopRecipe,
+    SmallTraining,
+    add_recipe_arguments,
+    fresh_model,
+    recipe_of,
+    save_bare,
+    save_record,
+)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(LoopRecipe):
     """Everything that decides the weights, besides the corpus; two runs of one recipe and one machine agree.
 
     `attack_share` is the share of fakes that are attack copies at the first step; it falls linearly by `attack_decay`
     of itself until the last: copies teach what to listen to, real systems where to draw the line.
     """
 
-    steps: int = 2400
-    pairs: int = 16
-    frames: int = 200
-    learning_rate: float = 2e-3
-    warmup: float = 0.06
-    weight_decay: float = 0.02
-    label_smoothing: float = 0.05
     ranking_weight: float = 0.3
-    auxiliary_weight: float = 0.5
     attack_share: float = 0.5
     attack_decay: float = 0.9
-    averaging: float = 0.995
-    seed: int = 0
     held_out_fold: int | None = None
 
 
-class AuxiliaryClassifier(nn.Module):
-    """A second opinion straight from the encoder, in training alone: the graph's own gradients start out weak."""
-
-    def __init__(self, config: AasistConfig):
-        super().__init__()
-        size = 2 * config.encoder_channels[-1] * config.num_spectral_nodes
-        self.layers = nn.Sequential(nn.BatchNorm1d(size), nn.Dropout(0.3), nn.Linear(size, config.num_labels))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(batch, channels, height, width)` -> logits from the mean and deviation over time, `(batch, labels)`"""
-        rows = hidden_states.flatten(1, 2)
-        return self.layers(torch.cat([rows.mean(dim=2), rows.std(dim=2)], dim=1))
-
-
-class Training:
-    """Model, its moving average, optimiser and the step they have reached."""
+class Training(SmallTraining):
+    """A step of the detector: cross-entropy of pairs, and their ranking."""
 
     def __init__(self, recipe: Recipe, model: AasistForAudioClassification, sampler: PairSampler):
-        self.recipe, self.model, self.sampler = recipe, model, sampler
-        self.auxiliary = AuxiliaryClassifier(model.config)
-        self.average = copy.deepcopy(model)
-        self.augment, self.mask = EnergyAugmentation(), FeatureMask()
-        parameters = [*model.parameters(), *self.auxiliary.parameters()]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.parameters = parameters
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-        self.step = 0
+        super().__init__(recipe, model, classes=model.config.num_labels)
+        self.sampler = sampler
 
-    def advance(self) -> float:
-        """One step; everything random in it follows from the seed and its number. Returns the cross-entropy."""
-        recipe, share = self.recipe, self.step / self.recipe.steps
-        rng = np.random.default_rng([recipe.seed, self.step])
-        torch.manual_seed(int(rng.integers(2**62)))
-        for group in self.optimizer.param_groups:
-            warm = min(1.0, (self.step + 1) / (recipe.warmup * recipe.steps))
-            group["lr"] = recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
-        attack_share = recipe.attack_share * (1 - recipe.attack_decay * share)
-        energies = self.augment(self.sampler.draw(recipe.pairs, attack_share, rng))
-        loss, cross_entropy = self._loss(energies)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 5.0)
-        self.optimizer.step()
-        self.step += 1
-        self._follow()
-        return float(cross_entropy)
-
-    def _loss(self, energies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch_loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         recipe, model = self.recipe, self.model
+        attack_share = recipe.attack_share * (1 - recipe.attack_decay * self.step / recipe.steps)
+        hidden_states = self.encode(self.sampler.draw(recipe.pairs, attack_share, rng))
         genuine, spoof = (model.config.label2id[label] for label in ("bonafide", "spoof"))
         labels = torch.tensor([genuine, spoof] * recipe.pairs)
-        hidden_states = model.aasist.encoder(self.mask(model.aasist.frontend.compress(energies)))
         logits = model.classifier(model.dropout(model.aasist.backend(hidden_states)[0]))
         scores = logits[:, genuine] - logits[:, spoof]
         cross_entropy = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
@@ -156,31 +84,6 @@ class Training:
         auxiliary = F.cross_entropy(self.auxiliary(hidden_states), labels, label_smoothing=recipe.label_smoothing)
         loss = cross_entropy + recipe.ranking_weight * ranking + recipe.auxiliary_weight * auxiliary
         return loss, cross_entropy.detach()
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Moves the average towards the weights, faster in the beginning."""
-        keep = min(self.recipe.averaging, 1 - 1 / (self.step / 10 + 1))
-        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mean.dtype.is_floating_point:
-                mean.lerp_(value, 1 - keep)
-            else:
-                mean.copy_(value)
-
-    def save(self, path: Path) -> None:
-        """Writes all that the next step depends on, in one go."""
-        state = {name: getattr(self, name).state_dict() for name in ("model", "auxiliary", "average", "optimizer")}
-        torch.save({**state, "step": self.step, "recipe": dataclasses.asdict(self.recipe)}, f"{path}.part")
-        os.replace(f"{path}.part", path)
-
-    def restore(self, path: Path) -> None:
-        """Goes back to what `save` wrote. Raises CorpusError where it was another recipe's."""
-        state = torch.load(path, weights_only=True)
-        if state["recipe"] != dataclasses.asdict(self.recipe):
-            raise CorpusError(f"{path} belongs to another recipe ({state['recipe']}); remove it or give another --out")
-        for name in ("model", "auxiliary", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step = state["step"]
 
 
 def window_scores(model: AasistForAudioClassification, energies: Sequence[np.ndarray], frames: int) -> np.ndarray:
@@ -203,64 +106,25 @@ def train(data: Path, out: Path, recipe: Recipe, attacks: Path | None = None, re
     chosen = training_clips(clips, recipe.held_out_fold)
     valid = validation_clips(clips, recipe.held_out_fold)
     copies = read_attacks(attacks, chosen) if attacks else []
-    torch.manual_seed(recipe.seed)
     config = AasistConfig(**MODEL, training_corpora=TRAINING_CORPORA)
-    model = AasistForAudioClassification(config)
-    nn.init.normal_(model.aasist.backend.position, std=0.1)  # as large as the nodes themselves, it would drown them
+    model = fresh_model(config, recipe.seed)
     frontend = model.aasist.frontend
     energies = band_energies([data / clip.file for clip in chosen], frontend, "train")
     copy_energies = band_energies([attacks / file for file, _, _ in copies], frontend, "attacks") if copies else []
     valid_energies = band_energies([data / clip.file for clip in valid], frontend, "valid")
     training = Training(recipe, model, PairSampler(chosen, energies, copies, copy_energies, recipe.frames))
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / STATE).exists():
-        training.restore(out / STATE)
-    _loop(training, out, valid, valid_energies, report_every)
+
+    def validate(average: AasistForAudioClassification) -> str:
+        rate = _valid_eer(window_scores(average, valid_energies, recipe.frames), valid) if valid else math.nan
+        return f"valid EER {100 * rate:.1f} %"
+
+    training.run(out, report_every, validate)
     window = AasistFeatureExtractor(sampling_rate=config.sampling_rate, window_samples=WINDOW_SAMPLES)
     calibrate(training.average, window, data, valid)
     save_bare(training.average, window, out)
-    save_record(recipe, chosen, len(copies), out)
+    spoof = sum(clip.is_spoof for clip in chosen)
+    save_record(recipe, {"bonafide": len(chosen) - spoof, "spoof": spoof, "attack_copies": len(copies)}, out)
     (out / STATE).unlink(missing_ok=True)
-
-
-def save_bare(model: AasistForAudioClassification, window: AasistFeatureExtractor, out: Path) -> None:
-    """Weights and configurations alone: the package that ships a model has its code, publishing adds it again."""
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        saved = Path(folder)
-        model.save_pretrained(saved)
-        window.save_pretrained(saved)
-        os.replace(saved / "model.safetensors", out / "model.safetensors")
-        for name in ("config.json", "preprocessor_config.json"):
-            values = json.loads((saved / name).read_text(encoding="utf-8"))
-            values.pop("auto_map", None)
-            (out / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def save_record(recipe: Recipe, clips: Sequence[Clip], copies: int, out: Path) -> None:
-    """What the model was made from, in `training.json`, for its card."""
-    spoof = sum(clip.is_spoof for clip in clips)
-    counts = {"bonafide": len(clips) - spoof, "spoof": spoof, "attack_copies": copies}
-    changed = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    changed = {name: value for name, value in dataclasses.asdict(recipe).items() if value != changed[name]}
-    record = {"clips": counts, "options": changed, "torch": torch.__version__}
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _loop(training: Training, out: Path, valid: list[Clip], energies: list, report_every: int) -> None:
-    steps = training.recipe.steps
-    with tqdm(total=steps, initial=training.step, desc="steps", mininterval=1.0) as bar:
-        while training.step < steps:
-            training.model.train()
-            loss = training.advance()
-            bar.update()
-            if training.step % report_every == 0 or training.step == steps:
-                training.save(out / STATE)
-                rate = (
-                    _valid_eer(window_scores(training.average, energies, training.recipe.frames), valid)
-                    if valid
-                    else math.nan
-                )
-                bar.write(f"step {training.step}: cross-entropy {loss:.3f}, valid EER {100 * rate:.1f} %")
 
 
 def _valid_eer(scores: np.ndarray, clips: Sequence[Clip]) -> float:
@@ -298,20 +162,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with metadata.csv")
     parser.add_argument("--attacks", type=Path, help="folder that make_attacks wrote for --data (default: none)")
     parser.add_argument("--out", type=Path, required=True, help="where the model goes")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default %(default)s)")
-    parser.add_argument("--report-every", type=int, default=200, help="steps between reports and saved states")
-    help_of = {
-        "steps": "training steps",
-        "pairs": "pairs of a genuine and a fake crop in a batch",
-        "frames": "length of a crop in frames of 10 ms",
-        "attack_share": "share of fakes that are attack copies, at the beginning",
-        "seed": "of everything random",
-        "held_out_fold": "leave the pages of this page_fold out of training, to measure generalisation",
-    }
-    for field in dataclasses.fields(Recipe):
-        kind = int if field.name == "held_out_fold" else type(field.default)
-        text = f"{help_of.get(field.name, 'see Recipe')} (default {field.default})"
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=text)
+    help_of = {"attack_share": "share of fakes that are attack copies, at the beginning"}
+    add_recipe_arguments(parser, Recipe, help_of)
     return parser
 
 
@@ -319,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command: 0 when the model is written, 1 with one line when the corpus is not usable."""
     args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
-    recipe = Recipe(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
+    recipe = recipe_of(args, Recipe)
     try:
         train(args.data, args.out, recipe, args.attacks, args.report_every)
     except (CorpusError, OSError) as error:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import HubStrategy, RemoveColumnsCollator
 
 from spooftrace.metrics import eer
 from spooftrace.trainers.batch_norm import BatchNormStatistics
-from spooftrace.trainers.clips import Augmentation, ClipDataset, collate
+from spooftrace.trainers.clips import Augmentation, ClipDataset, collate, label_names
 from spooftrace.trainers.detection_config import DetectionConfig
 from spooftrace.trainers.device_augmentation import DeviceAugmentation, DeviceAugmentationConfig
 from spooftrace.trainers.mldg import average_over_processes
@@ -59,6 +59,7 @@ class DetectionTrainer(ResumableTrainer):
     """
 
     loss_is_scaled_for_ga = True  # by the weights of all the clips of a step
+    metric_names: tuple[str, ...] = ("eer", "loss", "accuracy")  # that an evaluation may give
 
     def __init__(
         self,
@@ -76,20 +77,20 @@ class DetectionTrainer(ResumableTrainer):
     ):
         args = args or DetectionConfig(output_dir="detector")
         self.label2id = {label: int(index) for label, index in model.config.label2id.items()}
-        self.class_weights = _weights(args.class_weights, self.label2id)
+        self.class_weights = self.read_class_weights(args)
         self.augment = augment if augment is not None else RawBoost(args.rawboost) if args.rawboost else None
         self.augment_batch = augment_batch
         if augment_batch is None and args.device_augmentation:
             self.augment_batch = DeviceAugmentation(DeviceAugmentationConfig.of(args.device_augmentation))
         self._statistics: BatchNormStatistics | None = None
         self._sums: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._note_weights: dict[str, torch.Tensor] = {}
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         eval_clips = self._prepare_eval(eval_dataset, args)
         if compute_metrics is None:
-            _check_best_metric(args, eval_clips)
+            self._check_best_metric(args, eval_clips)
         super().__init__(
             model,
             args,
@@ -105,36 +106,43 @@ class DetectionTrainer(ResumableTrainer):
 
     # Data
 
+    def read_class_weights(self, args: DetectionConfig) -> torch.Tensor | None:
+        """The weight of each label, `[labels]`; `None` where they are alike. Raises ValueError for other labels."""
+        return _weights(args.class_weights, self.label2id)
+
     def prepare_train(self, rows: Any, args: DetectionConfig) -> ClipDataset:
         """The training rows as clips."""
-        return ClipDataset(
-            rows,
-            self.label2id,
-            label_names=label_names(rows),
-            num_samples=args.num_samples,
-            crop=args.crop,
-            augment=self.augment,
-        )
+        return self.clips(rows, args, crop=args.crop)
+
+    def clips(self, rows: Any, args: DetectionConfig, **options: Any) -> ClipDataset:
+        """Rows as labelled clips, with further `options` of [`ClipDataset`]."""
+        names = label_names(rows)
+        options |= {"num_samples": args.num_samples, "augment": self.augment}
+        return ClipDataset(rows, self.label2id, label_names=names, **options)
 
     def _prepare_eval(self, rows: Any, args: DetectionConfig) -> Any:
         if rows is None or isinstance(rows, (str, ClipDataset)):  # a name among several sets
             return rows
         if isinstance(rows, Mapping):
             return {name: self._prepare_eval(part, args) for name, part in rows.items()}
-        return ClipDataset(
-            rows,
-            self.label2id,
-            label_names=label_names(rows),
-            num_samples=args.num_samples,
-            augment=self.augment,
-            augment_eval=args.augment_eval,
-        )
+        return self.clips(rows, args, augment_eval=args.augment_eval)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         return super().get_eval_dataloader(self._prepare_eval(eval_dataset, self.args))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return super().get_test_dataloader(self._prepare_eval(test_dataset, self.args))
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> DataLoader:
+        """As in transformers, where `dataloader_drop_last` would leave clips out of evaluations, too."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededRandomSampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -166,14 +174,32 @@ class DetectionTrainer(ResumableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | None]:
-        """The batches of one step, and the weight of all their clips over all processes, `[]`."""
+        """The batches of one step, and what `total_weight` makes of all their clips over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         labels = torch.cat([batch["labels"] for batch in batches]).to(device)
+        return batches, average_over_processes([self.total_weight(labels)])[0] * self.args.world_size
+
+    def total_weight(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the losses of the clips are divided by, `[]`: the sum of their class weights."""
         weights = torch.ones(len(self.label2id)) if self.class_weights is None else self.class_weights
-        total = weights.to(device)[labels].sum()
-        return batches, average_over_processes([total])[0] * self.args.world_size
+        return weights.to(labels.device)[labels].sum()
+
+    def mean_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, total_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The (weighted) mean loss of some clips, `[]`, or their share in that of more, whose weight is given."""
+        losses, weights = self.losses(logits, labels)
+        return losses.sum() / (weights.sum() if total_weight is None else total_weight)
+
+    def run_model(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
+        """The forward pass on a batch; in evaluation, with the logits that `predict` gives as `logits`."""
+        return model(input_values=inputs["input_values"])
+
+    def training_loss(self, outputs: Any, inputs: dict[str, Any], total_weight: torch.Tensor | None) -> torch.Tensor:
+        """A batch's share in the loss of a step of that weight, or its own mean without, `[]`."""
+        return self.mean_loss(outputs.logits, inputs["labels"], total_weight)
 
     def compute_loss(
         self,
@@ -188,16 +214,16 @@ class DetectionTrainer(ResumableTrainer):
         Args:
             num_items_in_batch: the weight of all clips of the step, from `get_batch_samples`.
         """
-        outputs = model(input_values=inputs["input_values"])
-        losses, weights = self.losses(outputs.logits, inputs["labels"])
-        if not model.training or num_items_in_batch is None:
-            loss = losses.sum() / weights.sum()
-        else:  # the gradients of several processes are averaged
-            loss = losses.sum() * self.args.world_size / num_items_in_batch
+        outputs = self.run_model(model, inputs)
         if model.training:
+            loss = self.training_loss(outputs, inputs, num_items_in_batch)
+            if num_items_in_batch is not None:  # the gradients of several processes are averaged
+                loss = loss * self.args.world_size
             if self._statistics is not None:
                 self._statistics.keep()
             self.require_finite(loss, inputs)
+        else:
+            loss = self.mean_loss(outputs.logits, inputs["labels"])
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
     def training_step(
@@ -269,68 +295,86 @@ class DetectionTrainer(ResumableTrainer):
 
     # Evaluation and logs
 
+    def _check_best_metric(
+        self, args: DetectionConfig, eval_clips: ClipDataset | Mapping[str, ClipDataset] | None
+    ) -> None:
+        """
+        Completes a bare metric where there is one evaluation set, and holds its name against what evaluation will give.
+
+        Raises:
+            ValueError: for a metric that will not be there.
+        """
+        if eval_clips is None or args.metric_for_best_model is None or args.eval_strategy == "no":
+            return
+        several = isinstance(eval_clips, Mapping)
+        sets = {f"{name}_": clips for name, clips in eval_clips.items()} if several else {"": eval_clips}
+        known = {prefix + metric: (metric, sets[prefix]) for prefix in sets for metric in self.metric_names}
+        name, only = args.metric_for_best_model.removeprefix("eval_"), next(iter(sets)) if len(sets) == 1 else ""
+        # Of several tasks, a bare name is the mean over them.
+        whole = next((full for full in (name, f"{only}{name}", f"{only}mean_{name}") if full in known), None)
+        if whole is None:
+            given = args.metric_for_best_model
+            raise ValueError(f"`metric_for_best_model` is one of {', '.join(known)}, got {given!r}.")
+        if whole != name:
+            args.metric_for_best_model = whole
+        self.check_measurable(whole, *known[whole])
+
+    def check_measurable(self, name: str, metric: str, clips: ClipDataset) -> None:
+        """
+        Raises:
+            ValueError: for a metric that the labels of a set do not allow, called `name` there.
+        """
+        counts = Counter(clips.labels)
+        if metric == "eer" and len(counts) < 2:
+            raise ValueError(
+                f"{name!r} is no measure of a set with one label alone ({sum(counts.values())} clips of it): give "
+                "`eval_dataset` both, or `metric_for_best_model` another name."
+            )
+
     def error_rates(self, prediction: EvalPrediction) -> dict[str, float]:
         """
         Of all clips of a set: loss, EER of the log-odds of bona fide, and accuracy where they are compared with 0.
 
         No EER where all clips have one label.
         """
+        bonafide, spoof = self.scores(prediction)
         logits, labels = prediction.predictions.astype(np.float64), prediction.label_ids
-        genuine = self.label2id["bonafide"]
-        others = np.delete(logits, genuine, axis=1)
-        scores = logits[:, genuine] - np.logaddexp.reduce(others, axis=1)
-        bonafide, spoof = scores[labels == genuine], scores[labels != genuine]
-        losses, weights = self.losses(torch.from_numpy(logits), torch.from_numpy(labels))
         # Under this name it takes the place of the Trainer's mean over batches, which class weights would make depend
         # on their size.
-        metrics = {"loss": float(losses.sum() / weights.sum())}
-        metrics["accuracy"] = float(((scores > 0) == (labels == genuine)).mean())
+        metrics = {"loss": float(self.mean_loss(torch.from_numpy(logits), torch.from_numpy(labels)))}
+        metrics["accuracy"] = float(((bonafide > 0).sum() + (spoof <= 0).sum()) / len(labels))
         if len(bonafide) and len(spoof):
             metrics["eer"] = eer(bonafide, spoof).eer
         return metrics
 
-    def note(self, name: str, value: torch.Tensor) -> None:
-        """Averages a value over the steps until the next log entry, and over the processes."""
-        self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._counts[name] = self._counts.get(name, 0) + 1
+    def scores(self, prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+        """Log-odds of bona fide, of the bona fide clips and of the spoofs."""
+        logits, labels = prediction.predictions.astype(np.float64), prediction.label_ids
+        genuine = self.label2id["bonafide"]
+        scores = logits[:, genuine] - np.logaddexp.reduce(np.delete(logits, genuine, axis=1), axis=1)
+        return scores[labels == genuine], scores[labels != genuine]
+
+    def note(self, name: str, value: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """
+        Averages a value over the batches until the next log entry, and over the processes, which note the same names.
+
+        Args:
+            weight: of what `value` is the sum over, `[]`; by default `value` is a mean that counts once.
+        """
+        value = value.detach()
+        self._sums[name] = self._sums.get(name, 0) + value
+        weight = torch.ones_like(value) if weight is None else weight.detach().to(value.device)
+        self._note_weights[name] = self._note_weights.get(name, 0) + weight
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
-            means = [total / self._counts[name] for name, total in self._sums.items()]
-            logs |= {name: float(mean) for name, mean in zip(self._sums, average_over_processes(means), strict=True)}
-            self._sums, self._counts = {}, {}
+            sums = [total.float() for total in self._sums.values()]
+            weights = [weight.float() for weight in self._note_weights.values()]
+            both = average_over_processes([*sums, *weights])
+            pairs = zip(self._sums, both[: len(sums)], both[len(sums) :], strict=True)
+            logs |= {name: float(total / weight) for name, total, weight in pairs if weight > 0}
+            self._sums, self._note_weights = {}, {}
         super().log(logs, start_time)
-
-
-def label_names(rows: Any) -> list[str] | None:
-    """What the numbers in a dataset's label column mean; `None` where it holds the names themselves."""
-    features = getattr(rows, "features", None) or {}
-    return getattr(features.get("label"), "names", None)
-
-
-def _check_best_metric(args: DetectionConfig, eval_clips: ClipDataset | Mapping[str, ClipDataset] | None) -> None:
-    """
-    Completes a bare metric where there is one evaluation set, and holds its name against what evaluation will give.
-
-    Raises:
-        ValueError: for a metric that will not be there, with the clips of each label where it is an EER.
-    """
-    if eval_clips is None or args.metric_for_best_model is None or args.eval_strategy == "no":
-        return
-    several = isinstance(eval_clips, Mapping)
-    sets = {f"{name}_": clips for name, clips in eval_clips.items()} if several else {"": eval_clips}
-    known = {f"{prefix}{metric}": clips for prefix, clips in sets.items() for metric in ("eer", "loss", "accuracy")}
-    name = args.metric_for_best_model.removeprefix("eval_")
-    if len(sets) == 1 and name not in known and f"{next(iter(sets))}{name}" in known:
-        name = args.metric_for_best_model = f"{next(iter(sets))}{name}"
-    if name not in known:
-        raise ValueError(f"`metric_for_best_model` is one of {', '.join(known)}, got {args.metric_for_best_model!r}.")
-    counts = Counter(known[name].labels)
-    if name.endswith("eer") and len(counts) < 2:
-        raise ValueError(
-            f"{name!r} is no measure of a set with one label alone ({sum(counts.values())} clips of it): give "
-            "`eval_dataset` both, or `metric_for_best_model` another name."
-        )
 
 
 def _weights(weights: Mapping[str, float] | None, label2id: Mapping[str, int]) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""What the default detector learns from: a folder of clips with `metadata.csv`, and attack copies made from them.
+"""What the shipped models learn from: a folder of clips with `metadata.csv`, and attack copies made from them.
 
 Rows of the test split are never opened here, and rows without a stated licence only on request.
 """
@@ -20,6 +20,13 @@ from spooftrace.modeling.frontends import MelFrontend
 COLUMNS = ("file", "label", "system", "family", "source_repo", "license", "utterance", "crop_start", "note", "split")
 LABELS = ("bonafide", "spoof")
 SPLITS = ("train", "valid", "test", "mixed")
+# The codec's classes as the corpus spells them, each in a column that may be absent -> as the taxonomy spells them.
+CODEC_CLASSES = {
+    "vq": {"mvq": "mvq", "svq": "svq", "sq": "sq"},
+    "aux": {"none": "none", "semantic": "semantic", "disentanglement": "disentanglement"},
+    "dec": {"time": "time", "freq": "frequency"},
+}
+NOT_A_CODEC = ("", "na")
 
 
 class CorpusError(ValueError):
@@ -28,7 +35,11 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of metadata.csv, with what the recipe uses of it; `page_fold` is -1 where the column is absent."""
+    """One row of metadata.csv, with what the recipes use of it; `page_fold` is -1 where the column is absent.
+
+    `vq`, `aux` and `dec` are classes of the taxonomy: those of the codec, "bonafide" of genuine speech, `None` of a spoof that
+    no codec made. `speaker` is `None` where it is not given.
+    """
 
     file: str
     label: str
@@ -41,6 +52,10 @@ class Clip:
     page_fold: int
     licensed: bool
     transmission: bool
+    speaker: str | None = None
+    vq: str | None = None
+    aux: str | None = None
+    dec: str | None = None
 
     @property
     def is_spoof(self) -> bool:
@@ -80,7 +95,18 @@ def _clip(row: dict[str, str], where: str) -> Clip:
         page_fold=page_fold,
         licensed=not row["license"].startswith("no licence") and row["license"] != "",
         transmission=row["note"].startswith("transmission"),
+        speaker=row.get("speaker") or None,
+        **{task: _codec_class(row, task, where) for task in CODEC_CLASSES},
     )
+
+
+def _codec_class(row: dict[str, str], task: str, where: str) -> str | None:
+    value, known = row.get(task) or "", CODEC_CLASSES[task]
+    if row["label"] == "bonafide":
+        return "bonafide"
+    if value not in known and value not in NOT_A_CODEC:
+        raise CorpusError(f"{where}: {task} {value!r} is none of {', '.join(known)} and na")
+    return known.get(value)
 
 
 def training_clips(clips: Sequence[Clip], held_out_fold: int | None = None) -> list[Clip]:
@@ -145,12 +171,12 @@ class PairSampler:
         self.clips = clips
         self.genuine = [i for i, clip in enumerate(clips) if not clip.is_spoof]
         self.fakes = [i for i, clip in enumerate(clips) if clip.is_spoof]
-        self.genuine_weight = _balance([clips[i].page for i in self.genuine])
-        self.fake_weight = _balance([clips[i].system for i in self.fakes])
+        self.genuine_weight = balanced([clips[i].page for i in self.genuine])
+        self.fake_weight = balanced([clips[i].system for i in self.fakes])
         position = {clip.file: i for i, clip in enumerate(clips)}
         self.attack_source = [position[clip.file] for _, clip, _ in attacks]
         if attacks:
-            weight = _balance([clip.page for _, clip, _ in attacks]) * _balance([name for _, _, name in attacks])
+            weight = balanced([clip.page for _, clip, _ in attacks]) * balanced([name for _, _, name in attacks])
             self.attack_weight = weight / weight.sum()
         self.of_utterance, self.of_page = defaultdict(list), defaultdict(list)
         for i in self.genuine:
@@ -165,6 +191,10 @@ class PairSampler:
             chosen.append((self.energies[self.attack_source[i]], self.attack_energies[i]))
         for i in rng.choice(self.fakes, pairs - count, p=self.fake_weight):
             chosen.append((self.energies[self._partner(i, rng)], self.energies[i]))
+        return self._batch(chosen, rng)
+
+    def _batch(self, chosen: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> torch.Tensor:
+        """Pairs of log band energies of clips -> band energies of crops, as `draw` returns them."""
         crops = [crop for genuine, fake in chosen for crop in self._crop(genuine, fake, rng)]
         return torch.from_numpy(np.stack(crops).astype(np.float32)).permute(0, 2, 3, 1).exp()
 
@@ -192,7 +222,7 @@ def repeated(clip: np.ndarray, frames: int) -> np.ndarray:
     return np.tile(clip, (-(-frames // len(clip)), 1, 1))[:frames]
 
 
-def _balance(keys: Sequence[str]) -> np.ndarray:
+def balanced(keys: Sequence[str]) -> np.ndarray:
     """Probabilities that give every key a share proportional to the square root of its count."""
     count = Counter(keys)
     weight = np.array([count[key] ** -0.5 for key in keys])

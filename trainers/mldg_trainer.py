@@ -14,8 +14,8 @@ from transformers.trainer_utils import TrainOutput
 from spooftrace.data_scripts.rows import Row
 from spooftrace.data_scripts.sampling import partition_bonafide
 from spooftrace.trainers.batch_norm import BatchNormStatistics
-from spooftrace.trainers.clips import ClipDataset, collate, column, spelled_labels
-from spooftrace.trainers.detection_trainer import DetectionTrainer, label_names
+from spooftrace.trainers.clips import ClipDataset, collate, column, label_names, spelled_labels
+from spooftrace.trainers.detection_trainer import DetectionTrainer
 from spooftrace.trainers.mldg import average_over_processes, meta_step, split_domains
 from spooftrace.trainers.mldg_config import MLDGConfig
 from spooftrace.trainers.samplers import DomainBatchSampler, DomainError
@@ -103,7 +103,7 @@ class MLDGTrainer(DetectionTrainer):
         )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        self._micro_step, self._sums, self._counts = (-1, 0), {}, {}
+        self._micro_step, self._sums, self._note_weights = (-1, 0), {}, {}
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def training_step(

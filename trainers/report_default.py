@@ -158,7 +158,8 @@ def as_text(result: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def _fold_and_model(text: str) -> tuple[int, Path]:
+def fold_and_model(text: str) -> tuple[int, Path]:
+    """`2=DIR` -> `(2, DIR)`."""
     fold, _, folder = text.partition("=")
     if not fold.isdigit() or not folder:
         raise argparse.ArgumentTypeError(f"{text!r} is not FOLD=DIR, such as 2=models/without-fold-2")
@@ -174,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--leave-out",
         nargs="+",
-        type=_fold_and_model,
+        type=fold_and_model,
         default=[],
         metavar="FOLD=DIR",
         help="models that were trained with --held-out-fold FOLD, to be measured on the pages of that fold",

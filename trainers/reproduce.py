@@ -121,14 +121,7 @@ class Reproduction:
         """
         prefix = ("mldg-table3" if self.target == "mldg-figure3" else self.target) + "-"
         names = [name for name in shipped_recipes() if name.startswith(prefix)]
-        short = {name.removeprefix(prefix): name for name in names}
-        for name in self.only:
-            if name not in names and name not in short:
-                near = difflib.get_close_matches(name, [*short, *names], n=1)
-                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(short)}."
-                raise RecipeError(f"{self.target} has no row {name!r}: {hint}")
-        wanted = [short.get(name, name) for name in self.only] or names
-        return [name for name in names if name in wanted]
+        return choose_rows(self.target, names, self.only)
 
     @property
     def scoring(self) -> str:
@@ -148,11 +141,7 @@ def reproduce(plan: Reproduction, tell: Callable[[str], None] = print) -> list[R
         ScoringError: where `plan.out` holds scores of another detector, and `overwrite` was not asked for.
         ProtocolError: for a corpus that is there and cannot be read.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise RecipeError(
-            "reproduce runs in one process: train a row over several with `accelerate launch -m spooftrace train ROW`, and "
-            "pass the folder of the detectors as --checkpoints"
-        )
+    refuse_processes()
     names = plan.rows()
     trials = {} if plan.target == "mldg-figure3" else find_trials(plan, tell)
     tell(f"score: {plan.scoring}")
@@ -169,6 +158,51 @@ def reproduce(plan: Reproduction, tell: Callable[[str], None] = print) -> list[R
         _write(plan, done)
         tell(f"{name}: " + (_summary(results) if folder else "no checkpoint was given for it"))
     return done
+
+
+def refuse_processes() -> None:
+    """
+    Raises:
+        RecipeError: in one of several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise RecipeError(
+            "reproduce runs in one process: train a row over several with `accelerate launch -m spooftrace train ROW`, and "
+            "pass the folder of the models as --checkpoints"
+        )
+
+
+def choose_rows(target: str, names: Sequence[str], only: Sequence[str]) -> list[str]:
+    """
+    Those of a target's rows that were asked for, all by default.
+
+    Args:
+        target: for the message.
+        names: of its recipes, such as `mldg-table3-full`.
+        only: names with or without the part that tells the table, such as `full`.
+
+    Raises:
+        RecipeError: for a row that is not there.
+    """
+    short = {short_name(name): name for name in names}
+    for name in only:
+        if name not in names and name not in short:
+            near = difflib.get_close_matches(name, [*short, *names], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(short)}."
+            raise RecipeError(f"{target} has no row {name!r}: {hint}")
+    wanted = [short.get(name, name) for name in only] or names
+    return [name for name in names if name in wanted]
+
+
+def short_name(recipe: str) -> str:
+    """The name of a recipe without the paper and the table."""
+    return recipe.split("-", 2)[-1]
+
+
+def find_checkpoint(folder: Path, recipe: str) -> Path | None:
+    """The model of a row in a folder of models, called as its recipe, in full or in short; `None` where there is none."""
+    folders = [folder / name for name in (recipe, short_name(recipe))]
+    return next((found for found in folders if (found / "config.json").is_file()), None)
 
 
 def find_trials(plan: Reproduction, tell: Callable[[str], None]) -> dict[str, list[Row]]:
@@ -199,9 +233,7 @@ def find_trials(plan: Reproduction, tell: Callable[[str], None]) -> dict[str, li
 def _model_of(plan: Reproduction, name: str, tell: Callable[[str], None]) -> Path | None:
     """The folder of a row's detector, which is trained unless checkpoints were given."""
     if plan.checkpoints is not None:
-        short = name.split("-", 2)[-1]
-        folders = [plan.checkpoints / folder for folder in (name, short)]
-        return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+        return find_checkpoint(plan.checkpoints, name)
     corpus = plan.data / TRAINING_CORPUS
     if not corpus.exists():
         raise RecipeError(f"training needs {corpus}, which is absent; --checkpoints DIR takes trained detectors")
@@ -283,12 +315,16 @@ def table(plan: Reproduction, done: Sequence[RowResult]) -> str:
         lines.append([row.row, *cells, _average(row, corpora)])
     if plan.target == "mldg-table5":
         lines.append(["mean +- deviation over seeds", *(_spread(done, name) for name in corpora), ""])
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     failed = sum(result.failed for row in done for result in row.results.values())
     notes = [f"EER in %, ours / the paper's; {MISSING}: not at hand. Score: {plan.scoring}."]
     notes += [f"{failed:,} clips could not be scored and count nowhere."] if failed else []
-    return "\n".join([TARGETS[plan.target], *notes, "", *body])
+    return "\n".join([TARGETS[plan.target], *notes, "", *aligned(lines)])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of text, each column as wide as its widest cell."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _trials(done: Sequence[RowResult], name: str) -> str:
@@ -298,10 +334,11 @@ def _trials(done: Sequence[RowResult], name: str) -> str:
 
 
 def _pair(ours: Result | None, paper: float | None) -> str:
-    return f"{_percent(ours and 100 * ours.eer)} / {_percent(paper)}"
+    return f"{percent(ours and 100 * ours.eer)} / {percent(paper)}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """As it stands in a table."""
     return MISSING if value is None else f"{value:.2f}"
 
 
@@ -309,7 +346,7 @@ def _average(row: RowResult, corpora: Sequence[str]) -> str:
     """The paper's average is over all of its corpora, and compares with no other."""
     rates = [100 * row.results[name].eer for name in corpora if name in row.results]
     paper = row.paper_average if set(corpora) == set(CORPORA) else None
-    return f"{_percent(mean(rates) if rates else None)} / {_percent(paper)}"
+    return f"{percent(mean(rates) if rates else None)} / {percent(paper)}"
 
 
 def _spread(done: Sequence[RowResult], name: str) -> str:

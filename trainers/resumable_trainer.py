@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -115,6 +115,22 @@ class ResumableTrainer(Trainer):
         self._saved_step = -1
         with self.interruption:
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """
+        As in transformers, which would make no step at all and end as if all was well.
+
+        Raises:
+            ValueError: where incomplete batches are left out, and there is no other.
+        """
+        loader = super().get_train_dataloader()
+        if not len(loader):
+            raise ValueError(
+                f"{len(self.train_dataset)} training clips make no batch of {self._train_batch_size} for each of "
+                f"{self.args.world_size} processes: set `per_device_train_batch_size` lower, or `dataloader_drop_last` to "
+                "false."
+            )
+        return loader
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in transformers; the randomness of training goes on as if there had been no evaluation."""

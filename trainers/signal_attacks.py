@@ -13,8 +13,8 @@ import numpy as np
 from scipy import fft, signal
 from scipy.ndimage import gaussian_filter1d, median_filter, uniform_filter1d
 
+from spooftrace.audio import SAMPLING_RATE
 from spooftrace.trainers.spectra import (
-    SAMPLING_RATE,
     cepstral_envelope,
     excitation,
     griffin_lim,

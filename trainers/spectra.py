@@ -9,8 +9,7 @@ import numpy as np
 from scipy import fft, linalg, signal
 from scipy.ndimage import median_filter
 
-
-SAMPLING_RATE = 16_000
+from spooftrace.audio import SAMPLING_RATE
 
 
 @lru_cache(maxsize=32)

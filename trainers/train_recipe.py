@@ -1,72 +1,79 @@
-"""Training by a recipe, from the folder's first file to the detector that is saved at the end; and its rehearsal."""
+"""Training by a recipe, from the folder's first file to the detector or tracer that is saved at the end."""
 
 import copy
 import json
-import tempfile
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedModel
 
+from spooftrace.audio import SAMPLING_RATE
 from spooftrace.data_scripts.corpus import Totals
-from spooftrace.data_scripts.registry import get_corpus
 from spooftrace.metrics import eer
 from spooftrace.trainers.calibration import fit_calibration
 from spooftrace.trainers.checkpoints import last_checkpoint
+from spooftrace.trainers.detection_config import DetectionConfig
 from spooftrace.trainers.detection_trainer import DetectionTrainer
-from spooftrace.trainers.recipe import (
-    Clips,
-    Recipe,
-    build_arguments,
-    build_model,
-    build_trainer,
-    count_labels,
-    count_parameters,
-    detector_config,
-    load_clips,
-    load_recipe,
-)
+from spooftrace.trainers.recipe import TRAINERS, Recipe, load_recipe
+from spooftrace.trainers.recipe_data import Clips, load_clips
+from spooftrace.trainers.recipe_models import build_model, feature_extractor
 from spooftrace.trainers.recipe_schema import RecipeError
 
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training_result.json"
-SAMPLING_RATE = 16_000
-
-# A development set for a rehearsal without a corpus: the trainers want both labels in it.
-STAND_IN = [{"utterance_id": label, "label": label, "audio": None} for label in ("bonafide", "spoof")]
 
 
 class Trained(NamedTuple):
     """
-    A detector that was trained.
+    A detector or a source tracer that was trained.
 
     Args:
         folder: where it lies.
-        eer: on the development clips, of their first window, a fraction.
-        trials: the development clips that it was measured on.
         steps: that were made.
         best_step: where the parameters that were saved come from.
+        eer: of a detector, on the first window of the development clips, a fraction.
+        trials: of a detector, the development clips that it was measured on.
+        tasks: of a tracer, on the first window of the development clips whose class is known: by task, `accuracy`,
+            `weighted_f1` and `macro_f1` as fractions, `loss`, of `"bin"` also `eer`, and `trials`, the clips of each class.
     """
 
     folder: Path
-    eer: float
-    trials: Totals
     steps: int
     best_step: int
+    eer: float | None = None
+    trials: Totals | None = None
+    tasks: Mapping[str, Mapping[str, Any]] | None = None
+
+    @property
+    def summary(self) -> str:
+        """How good it is, in lines for the user."""
+        text = f"{self.steps:,} steps, the best parameters after {self.best_step:,}: "
+        if self.tasks is None:
+            trials = f"{self.trials.bonafide:,} bona fide, {self.trials.spoof:,} spoof"
+            return f"{text}EER {100 * self.eer:.2f} % on the validation clips ({trials})"
+        lines = [f"{text}on the validation clips,"]
+        for task, found in self.tasks.items():
+            trials = ", ".join(f"{count:,} {label}" for label, count in found["trials"].items())
+            rate = f", EER {100 * found['eer']:.2f} %" if "eer" in found else ""
+            lines.append(
+                f"  {task:<3}  weighted F1 {100 * found['weighted_f1']:.2f} %, macro F1 {100 * found['macro_f1']:.2f} %, "
+                f"accuracy {100 * found['accuracy']:.2f} %{rate} ({trials})"
+            )
+        return "\n".join(lines)
 
 
 def train_recipe(
     recipe: Recipe, output_dir: str | Path, *, resume: bool = False, tell: Callable[[str], None] = print
 ) -> Trained:
     """
-    Trains, keeps the best checkpoint, calibrates it on the development clips and saves it in `output_dir`.
+    Trains, keeps the best checkpoint, measures it on the development clips and saves it in `output_dir`.
+
+    A detector, and a tracer with the task `"bin"`, is calibrated on them as well.
 
     Args:
         recipe: what to train.
-        output_dir: for checkpoints, the log, the recipe as it was carried out, and the detector.
+        output_dir: for checkpoints, the log, the recipe as it was carried out, and the model.
         resume: go on from the last checkpoint in `output_dir`, if there is one; the recipe's `resume_from_checkpoint` may
             name another. A run of the same recipe that is finished stays as it is.
         tell: takes lines for the user; called on the first process alone.
@@ -81,21 +88,54 @@ def train_recipe(
     args = build_arguments(recipe, folder)
     with args.main_process_first(desc="reading the corpus"):
         clips = load_clips(recipe)
-    trainer = build_trainer(recipe, build_model(recipe), clips, args)
-    if trainer.is_world_process_zero():
+    model = build_model(recipe.model, recipe.lora, recipe.argument("seed"))
+    trainer = build_trainer(recipe, model, clips, args)
+    if not trainer.is_world_process_zero():
+        tell = _say_nothing
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULT_FILE).unlink(missing_ok=True)
         (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-        tell(f"resuming from {checkpoint}" if checkpoint else f"training {recipe.name} from the beginning")
+    tell(f"resuming from {checkpoint}" if checkpoint else f"training {recipe.name} from the beginning")
     steps = trainer.train(resume_from_checkpoint=checkpoint).global_step
-    rate, trials = calibrate(trainer, recipe)
+    found = measure(trainer, recipe, tell)
     trainer.save_model(str(folder))
     trainer.save_state()
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
-    result = Trained(folder, rate, trials, steps, best or steps)
+    result = Trained(folder, steps, best or steps, **found)
     if trainer.is_world_process_zero():
         _write_result(result)
     return result
+
+
+def _say_nothing(line: str) -> None:
+    """What the other processes tell the user."""
+
+
+def build_arguments(recipe: Recipe, output_dir: str | Path) -> DetectionConfig:
+    """
+    The trainer's configuration.
+
+    Raises:
+        ValueError: for values out of range, or that this machine cannot serve.
+    """
+    return TRAINERS[recipe.trainer][0](**{**recipe.arguments, "output_dir": str(output_dir)})
+
+
+def build_trainer(recipe: Recipe, model: PreTrainedModel, clips: Clips, args: DetectionConfig) -> DetectionTrainer:
+    """
+    The trainer that the recipe names, ready to start.
+
+    Raises:
+        DomainError, LabelError, ValueError: for rows or arguments that cannot be trained with.
+    """
+    return TRAINERS[recipe.trainer][1](
+        model,
+        args,
+        train_dataset=clips.train,
+        eval_dataset=clips.validation,
+        processing_class=feature_extractor(recipe.model, args.num_samples),
+    )
 
 
 def finished_run(recipe: Recipe, folder: Path) -> Trained | None:
@@ -103,11 +143,13 @@ def finished_run(recipe: Recipe, folder: Path) -> Trained | None:
     if not (folder / RESULT_FILE).is_file() or (folder / RECIPE_FILE).read_text(encoding="utf-8") != recipe.to_yaml():
         return None
     found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    return Trained(folder, found["eer"], Totals(*found["trials"]), found["steps"], found["best_step"])
+    if "trials" in found:
+        found["trials"] = Totals(*found["trials"])
+    return Trained(folder, **found)
 
 
 def _write_result(result: Trained) -> None:
-    values = {name: value for name, value in result._asdict().items() if name != "folder"}
+    values = {name: value for name, value in result._asdict().items() if name != "folder" and value is not None}
     text = json.dumps(values, indent=2) + "\n"
     (result.folder / RESULT_FILE).write_text(text, encoding="utf-8")
 
@@ -125,113 +167,44 @@ def _checkpoint(recipe: Recipe, folder: Path, resume: bool) -> str | None:
     return found and str(found)
 
 
-def calibrate(trainer: DetectionTrainer, recipe: Recipe) -> tuple[float, Totals]:
+def measure(
+    trainer: DetectionTrainer, recipe: Recipe, tell: Callable[[str], None]
+) -> dict[str, float | Totals | dict[str, dict]]:
     """
-    Fits the probability of bona fide on the development clips' scores, and puts it into the model's configuration.
+    What [`Trained`] says of the development clips, and the calibration of a model that tells genuine from fake.
 
-    Returns:
-        The EER of these scores, a fraction, and their numbers.
+    Scores are those of the clips as they are, whatever the checkpoints were chosen by.
     """
     clips = copy.copy(trainer.eval_dataset)
-    clips.augment_eval = False  # whatever the checkpoints were chosen by, scores are those of the clips as they are
-    bonafide, spoof = trainer_scores(trainer, trainer.predict(clips))
+    clips.augment_eval = False
+    prediction = trainer.predict(clips)
+    if not recipe.traces:
+        bonafide, spoof = trainer.scores(prediction)
+        _calibrate(trainer, recipe, prediction, tell)
+        return {"eer": eer(bonafide, spoof).eer, "trials": Totals(len(bonafide), len(spoof))}
+    tasks = trainer.task_results(prediction)
+    if "eer" in tasks.get("bin", {}):
+        _calibrate(trainer, recipe, prediction, tell)
+    return {"tasks": tasks}
+
+
+def _calibrate(
+    trainer: DetectionTrainer, recipe: Recipe, prediction: EvalPrediction, tell: Callable[[str], None]
+) -> None:
+    """Fits the probability of bona fide on the clips' scores, and puts it into the model's configuration."""
+    bonafide, spoof = trainer.scores(prediction)
     scale, bias = fit_calibration(bonafide, spoof)
-    if scale <= 0:  # no better than chance there: a probability would say the opposite of the score
-        trainer.accelerator.unwrap_model(trainer.model).config.calibration = None
-        return eer(bonafide, spoof).eer, Totals(len(bonafide), len(spoof))
-    seconds = trainer.args.num_samples / SAMPLING_RATE
-    trainer.accelerator.unwrap_model(trainer.model).config.calibration = {
-        "scale": scale,
-        "bias": bias,
-        "fitted_on": (
+    calibration = None
+    if scale <= 0:  # a probability would say the opposite of the score
+        tell(
+            "not calibrated: on the validation clips, higher scores are not the more genuine ones, so that no probability of "
+            "bona fide follows from them; the model gives scores without one"
+        )
+    else:
+        seconds = trainer.args.num_samples / SAMPLING_RATE
+        fitted_on = (
             f"{recipe.data['corpus']} {Path(recipe.data['validation']).name}, {len(bonafide)} bona fide and {len(spoof)} "
             f"spoof clips, their first {seconds:.2f} s, both labels weighted alike"
-        ),
-    }
-    return eer(bonafide, spoof).eer, Totals(len(bonafide), len(spoof))
-
-
-def trainer_scores(trainer: DetectionTrainer, prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of bona fide, of the bona fide clips and of the spoofs."""
-    logits, labels = prediction.predictions.astype(np.float64), prediction.label_ids
-    genuine = trainer.label2id["bonafide"]
-    scores = logits[:, genuine] - np.logaddexp.reduce(np.delete(logits, genuine, axis=1), axis=1)
-    return scores[labels == genuine], scores[labels != genuine]
-
-
-# --- rehearsal -------------------------------------------------------------------------------------------------------
-
-
-def rehearse(recipe: Recipe, output_dir: str | Path) -> list[str]:
-    """
-    Builds everything with a tiny random model, makes one step where there is data, and tells what would be done.
-
-    Returns:
-        Lines for the user. Nothing is written but what `datasets` keeps of a corpus.
-
-    Raises:
-        As training would before its first step.
-    """
-    trained, total = count_parameters(detector_config(recipe))
-    lines = [
-        f"recipe      {recipe.name}: {recipe.paper.get('row', recipe.trainer)}",
-        f"model       {_model_text(recipe)}",
-        f"parameters  {trained:,} trained of {total:,}",
-    ]
-    known = recipe.data.get("dir") is not None or recipe.data["corpus"] == "own"
-    clips = load_clips(recipe) if known else Clips(None, STAND_IN)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(recipe, build_model(recipe, tiny=True), clips, build_arguments(recipe, folder))
-    if not known:
-        return [*lines, *_published(recipe), f"output      {output_dir}"]
-    loader = trainer.get_train_dataloader()
-    trainer.current_gradient_accumulation_steps = 1
-    loss = float(trainer.training_step(trainer.model, next(iter(loader))))
-    per_epoch = max(len(loader) // trainer.args.gradient_accumulation_steps, 1)
-    steps = trainer.args.max_steps if trainer.args.max_steps > 0 else round(trainer.args.num_train_epochs * per_epoch)
-    return [
-        *lines,
-        f"train       {_counts(count_labels(clips.train))}{_domains(trainer)}",
-        f"validation  {_counts(count_labels(clips.validation))}",
-        f"steps       {steps:,} at most, {per_epoch:,} to an epoch, {_batch(trainer, loader)}",
-        f"rehearsal   one step of a tiny random model: loss {loss:.3f}",
-        f"output      {output_dir}",
-    ]
-
-
-def _model_text(recipe: Recipe) -> str:
-    base = recipe.model.get("base_model")
-    text = f"AASIST behind {base}" if base else f"AASIST, front end {detector_config(recipe).frontend}"
-    if recipe.lora is None:
-        return f"{text}, all of it trained"
-    lora = detector_config(recipe).lora
-    return f"{text}, adapters of rank {lora['r']} (alpha {lora['lora_alpha']}) on {', '.join(lora['target_modules'])}"
-
-
-def _published(recipe: Recipe) -> list[str]:
-    corpus = get_corpus(recipe.data["corpus"])
-    config = corpus.check_config(recipe.data.get("config"))
-    lines = []
-    for part in ("train", "validation"):
-        totals = corpus.totals.get((config, recipe.data[part]))
-        found = _counts(totals._asdict()) + " by what was published" if totals else "numbers not published"
-        lines.append(f"{part:<10}  {corpus.title} {recipe.data[part]}: {found}")
-    return [*lines, "steps       not known without the corpus: pass --data.dir DIR"]
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return f"{counts['bonafide']:,} bona fide, {counts['spoof']:,} spoof"
-
-
-def _domains(trainer: Any) -> str:
-    names = getattr(trainer, "domain_names", None)
-    if not names:
-        return ""
-    counts = Counter(trainer.train_dataset.domains)
-    listed = ", ".join(f"{name} {counts[number]:,}" for number, name in enumerate(names))
-    return f"; domains with their share of the bona fide: {listed}"
-
-
-def _batch(trainer: DetectionTrainer, loader: Any) -> str:
-    size = getattr(trainer.sampler, "batch_size", None) or trainer.args.train_batch_size * trainer.args.world_size
-    return f"{size * trainer.args.gradient_accumulation_steps} clips each"
+        )
+        calibration = {"scale": scale, "bias": bias, "fitted_on": fitted_on}
+    trainer.accelerator.unwrap_model(trainer.model).config.calibration = calibration

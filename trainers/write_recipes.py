@@ -6,7 +6,7 @@ carries the figures of the paper that were at hand, and says so where one was no
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -211,7 +211,11 @@ def _header(row: Row) -> str:
     ]
     if figures and len(row.eer) < len(CORPORA):
         lines.append("For the other corpora, the paper's figure was not at hand.")
-    lines += [row.note] if row.note else []
+    return as_comment([*lines, row.note])
+
+
+def as_comment(lines: Iterable[str]) -> str:
+    """Lines of YAML comments, each of these from the beginning of one."""
     return "".join(f"# {part}\n" for line in lines for part in textwrap.wrap(line, 117, break_on_hyphens=False))
 
 
@@ -249,13 +253,18 @@ def _common(row: Row) -> str:
     return _COMMON.format(seed=row.seed, seed_note=note)
 
 
-def main() -> None:
+def write_files(beginning: str, texts: Mapping[str, str]) -> None:
+    """Writes recipes by name, in the place of all whose names have this beginning."""
     FOLDER.mkdir(exist_ok=True)
-    for path in FOLDER.glob("mldg-table*.yaml"):
+    for path in FOLDER.glob(f"{beginning}*.yaml"):
         path.unlink()
-    for row in rows():
-        (FOLDER / f"{row.name}.yaml").write_text(recipe_text(row), encoding="utf-8")
-    print(f"{len(rows())} recipes written to {FOLDER}")
+    for name, text in texts.items():
+        (FOLDER / f"{name}.yaml").write_text(text, encoding="utf-8")
+    print(f"{len(texts)} recipes written to {FOLDER}")
+
+
+def main() -> None:
+    write_files("mldg-table", {row.name: recipe_text(row) for row in rows()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`spooftrace train`: a detector by a recipe."""
+"""`spooftrace train`: a detector or a source tracer by a recipe."""
 
 import argparse
 import os
@@ -14,17 +14,21 @@ examples:
   spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA --lora.r 8 --max_steps 100
   spooftrace train mldg-table3-mldg-r4 --data.corpus own --data.dir mine.csv --domain_column speaker_id
   spooftrace train recipe.yaml --data.corpus own --data.train train.csv --data.validation dev.csv
+  spooftrace train sastnet-table1-sastnet-vq --data.dir /data/CodecFake+ --dry-run
   accelerate launch --num_processes 2 -m spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA
 
 --FIELD VALUE replaces any value of the recipe; RECIPE comes first. Fields are, with a point, those of the sections
-  model  base_model, base_revision, and all of AasistConfig
+  model  family (aasist or sastnet) and all of its configuration, AasistConfig or SASTNetConfig; and pretrained parts,
+         base_model and base_revision, or wav2vec2, whisper and audiomae
   lora   r, lora_alpha (2 r by default), lora_dropout, target_modules; `--lora none` trains the whole encoder
   data   dir, corpus, config, train and validation (splits, or tables and folders of your own), missing_audio, options
-and, without one, `trainer` (erm or mldg) and all of its configuration, such as learning_rate, max_steps, seed, rawboost,
-per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column, clips_per_domain.
+and, without one, `trainer` (erm, mldg, tracing or sastnet) and all of its configuration, such as learning_rate, max_steps,
+seed, rawboost, per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column,
+clips_per_domain.
 
 In the folder: checkpoints, recipe.yaml as it was carried out, and in the end the best detector by EER on the validation
-clips, calibrated on them, as `spooftrace detect --model` loads it. A run that was stopped goes on with --resume.
+clips, calibrated on them, as `spooftrace detect --model` loads it, or the best tracer by macro F1, for `spooftrace trace`.
+A run that was stopped goes on with --resume.
 """
 
 
@@ -32,10 +36,11 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
     """Describes the command."""
     parser = subparsers.add_parser(
         "train",
-        help="train a detector by a recipe",
+        help="train a detector or a source tracer by a recipe",
         usage="spooftrace train RECIPE [--FIELD VALUE ...] [--output-dir DIR] [--resume] [--dry-run]\n"
         "       spooftrace train --list",
-        description="Trains a detector by a recipe: one shipped with spooftrace, or a YAML file of your own.",
+        description="Trains a detector or a source tracer by a recipe: one shipped with spooftrace, or a YAML file of "
+        "your own.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -69,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         args.refuse("RECIPE is missing: name one (`spooftrace train --list` shows them), or a YAML file")
     overrides = read_overrides(args.fields, args.refuse)
     from spooftrace.trainers.recipe import load_recipe
-    from spooftrace.trainers.train_recipe import rehearse, train_recipe
+    from spooftrace.trainers.rehearse_recipe import rehearse
+    from spooftrace.trainers.train_recipe import train_recipe
 
     recipe = load_recipe(args.recipe, overrides)
     folder = args.output_dir or recipe.arguments.get("output_dir") or f"runs/{recipe.name}"
@@ -77,11 +83,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(rehearse(recipe, folder)))
         return 0
     trained = train_recipe(recipe, folder, resume=args.resume)
-    _tell(
-        f"{trained.steps:,} steps, the best parameters after {trained.best_step:,}: EER {100 * trained.eer:.2f} % on the "
-        f"validation clips ({trained.trials.bonafide:,} bona fide, {trained.trials.spoof:,} spoof)\n"
-        f"spooftrace detect --model {trained.folder} CLIP"
-    )
+    command = "trace" if recipe.traces else "detect"
+    _tell(f"{trained.summary}\nspooftrace {command} --model {trained.folder} CLIP")
     return 0
 
 
@@ -112,5 +115,5 @@ def _list() -> int:
     for path in sorted((resources.files("spooftrace.trainers") / "recipes").iterdir(), key=lambda path: path.name):
         if path.name.endswith(".yaml"):
             summary = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-            print(f"{path.name.removesuffix('.yaml'):<24}  {summary}")
+            print(f"{path.name.removesuffix('.yaml'):<32}  {summary}")
     return 0
