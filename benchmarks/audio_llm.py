@@ -10,7 +10,8 @@ to the longest clip as clips come, logits of the whole vocabulary at every posit
 the longest clip and two more, clips of like length together, two rows of the output head at one position, inference mode.
 
 Weights and sounds are random. `slice` is one of the 32 layers of encoder and decoder each at full width with a 32nd of the
-vocabulary, so that every part keeps its share of the work; `small` is 256 wide with 4 layers and 32,000 words.
+vocabulary: layers and head keep their shares of the work, convolutions and projector, which are one each, weigh more. `small`
+is 256 wide with 4 layers and 32,000 words.
 """
 
 import argparse
@@ -86,9 +87,10 @@ def detector_config(backbone: PreTrainedConfig) -> AudioLLMDetectorConfig:
     )
 
 
-def make_model(backbone: PreTrainedConfig, seed: int) -> AudioLLMForAudioClassification:
+def make_model(backbone: PreTrainedConfig, seed: int, device: torch.device) -> AudioLLMForAudioClassification:
     torch.manual_seed(seed)
-    return AudioLLMForAudioClassification(detector_config(backbone)).eval()
+    with device:  # where billions of random weights take seconds
+        return AudioLLMForAudioClassification(detector_config(backbone)).eval().to(device)
 
 
 def make_extractor(backbone: PreTrainedConfig) -> AudioLLMFeatureExtractor:
@@ -163,12 +165,11 @@ class Sides:
 
     def __init__(self, backbone: PreTrainedConfig, arguments: argparse.Namespace, dtype: torch.dtype = torch.float32):
         self.device, self.batch = torch.device(arguments.device), arguments.batch
-        self.model = make_model(backbone, arguments.seed).to(dtype)
+        self.model = make_model(backbone, arguments.seed, self.device).to(dtype)
         self.extractor = make_extractor(backbone)
         generator = np.random.default_rng(arguments.seed)
         spread = generator.uniform(0.5, 1.5, arguments.clips) if arguments.mixed else np.ones(arguments.clips)
         self.waves = [0.1 * generator.standard_normal(round(RATE * arguments.seconds * share)) for share in spread]
-        self.model.to(self.device)
 
     def prepare(self, waves: list[np.ndarray]) -> dict[str, torch.Tensor]:
         inputs = self.extractor(waves, sampling_rate=RATE, return_tensors="pt")

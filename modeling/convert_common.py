@@ -72,7 +72,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{str(path)!r} does not hold a dict of named tensors.")
     if hollow := [name for name, value in state.items() if not _is_stored(value)]:
         raise ConversionError(
-            f"{str(path)!r} does not hold all numbers of {_listed(hollow)}: it is no plain checkpoint."
+            f"{str(path)!r} does not hold all numbers of {listed(hollow)}: it is no plain checkpoint."
         )
     return dict(state)
 

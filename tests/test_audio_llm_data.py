@@ -58,7 +58,9 @@ def test_faults_and_missing_clips_are_listed_by_their_lines(tmp_path):
         read_questions(path)
     assert [problem.line for problem in caught.value.problems] == [2, 3]
     path.write_text("\n".join([line(there), line("../b.wav"), line(tmp_path / "gone.wav")]))
-    with pytest.raises(ProtocolError, match=r"2 of 3 clips have no audio file, such as 'b' .*line 2\), 'gone' .*line 3"):
+    with pytest.raises(
+        ProtocolError, match=r"2 of 3 clips have no audio file, such as 'b' .*line 2\), 'gone' .*line 3"
+    ):
         read_questions(path)
 
 

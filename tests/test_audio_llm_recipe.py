@@ -95,7 +95,7 @@ def test_every_setting_reaches_the_model(tiny):
     assert model.config.prompt == "Genuine?" and model.config.lora["r"] == 2
     assert model.backbone.lm_head.weight.dtype == torch.bfloat16
     assert model.backbone.model.audio_tower.conv1.weight.requires_grad
-    assert load_recipe(tiny(lora=None)).model_config().lora is None
+    assert load_recipe(tiny(lora=None), [("model.train_encoder", "true")]).model_config().lora is None
 
 
 def test_a_list_of_allm4add_is_trained_with_as_it_is(tiny, tmp_path):
@@ -112,8 +112,12 @@ def test_a_list_of_allm4add_is_trained_with_as_it_is(tiny, tmp_path):
 def test_what_cannot_be_carried_out_is_told_before_anything_is_fetched(tiny, tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="audio_llm is a trainer and a family, both"):
         load_recipe(tiny(trainer="erm"))
+    with pytest.raises(RecipeError, match=r"lora adapts a pretrained encoder: name it as model\.base_model"):
+        load_recipe(tiny(model={"family": "audio_llm"}))
     with pytest.raises(RecipeError, match=r"model\.base_model is missing"):
         load_recipe(tiny(model={"family": "audio_llm"}, lora=None))
+    with pytest.raises(RecipeError, match="nothing would be trained: give lora some keys"):
+        load_recipe(tiny(lora=None))
     with pytest.raises(RecipeError, match="did you mean model"):
         load_recipe(tiny(model={"family": "audio_llm", "base_modl": "x"}))
     with pytest.raises(RecipeError, match="model or lora: "):
@@ -124,4 +128,4 @@ def test_what_cannot_be_carried_out_is_told_before_anything_is_fetched(tiny, tmp
         build_audio_llm(recipe.model, recipe.lora, seed=0)
     (tmp_path / "config.json").write_text('{"model_type": "qwen"}')
     with pytest.raises(RecipeError, match="convert it by `spooftrace convert qwen-audio"):
-        audio_llm_config({"base_model": str(tmp_path)}, None, tiny=False)
+        audio_llm_config({"base_model": str(tmp_path)}, {}, tiny=False)

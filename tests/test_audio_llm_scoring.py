@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -180,6 +181,34 @@ def test_audio_longer_than_the_window_is_cut_and_the_output_says_where(kinds, sc
     assert [(window["start"], window["end"]) for window in line["windows"]] == [(0, 2), (1, 3), (2, 4), (3, 5)]
     assert line["score"] == pytest.approx(np.mean([window["score"] for window in line["windows"]]))
     assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["window_samples"] == WINDOW
+
+
+BOTH = """
+import sys
+from spooftrace.cli import main
+clips, out = sys.argv[1:]
+assert main(["score", clips, "--model", "alice/detector", "--out", out, "--device", "cpu"]) == 0
+words = ["--data", clips, "--split", "train", "--prompt", "Real or fake?", "--no-intervals", "--json"]
+assert main(["prompts", "--model", "alice/detector", "--device", "cpu", *words]) == 0
+"""
+
+
+def test_adapter_and_base_of_two_repositories_are_scored_with_and_asked_otherwise(kinds, hub, tmp_path):
+    base = kinds["adapter"].parent / "base"
+    config = json.loads((kinds["adapter"] / "config.json").read_text())
+    pinned = {"base_model_name_or_path": "alice/base", "base_revision": hub.seed("alice/base", base)}
+    shutil.copytree(kinds["adapter"], tmp_path / "detector")
+    (tmp_path / "detector" / "config.json").write_text(json.dumps({**config, **pinned}))
+    commit = hub.seed("alice/detector", tmp_path / "detector")
+    table = labelled(tmp_path / "clips", 4)
+    command = [sys.executable, "-c", BOTH, str(table), str(tmp_path / "out")]
+    done = subprocess.run(command, env=hub.env(token=None), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    detector = Detector.from_pretrained(kinds["adapter"], device="cpu")
+    for name, value in scores(tmp_path / "out").items():
+        assert detector(table.parent / f"{name}.flac").score == pytest.approx(value, abs=1e-5)
+    study = json.loads(done.stdout[done.stdout.index("{") :])
+    assert study["model"]["revision"] == commit and len(study["wordings"]) == 2
 
 
 # --- precision ---------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def audio_llm_config(model: Mapping[str, Any], lora: Mapping[str, Any] | None, t
     The configuration of a recipe's model with made-up token ids, to count parameters, or with `tiny` to rehearse.
 
     Raises:
-        RecipeError: for a recipe without a base model.
+        RecipeError: for a recipe without a base model, or that trains nothing.
         ValueError: for values that no model has.
         OSError: where the configuration of the base model is needed and cannot be had.
     """
@@ -64,6 +64,10 @@ def audio_llm_config(model: Mapping[str, Any], lora: Mapping[str, Any] | None, t
     if not base:
         raise RecipeError(
             "model.base_model is missing: the audio language model to fine-tune (--model.base_model NAME)"
+        )
+    if lora is None and not model.get("train_encoder"):
+        raise RecipeError(
+            "nothing would be trained: give lora some keys, such as r, or set model.train_encoder to true"
         )
     backbone = _backbone_config(base, model.get("base_revision", "main"))
     return AudioLLMDetectorConfig(

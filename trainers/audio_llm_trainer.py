@@ -53,7 +53,7 @@ class AudioLLMTrainer(DetectionTrainer):
 
     Raises:
         ValueError: for answers and a `label_mask` that do not fit the model, rows that ask another question than it, a
-            cache of features where the encoder is trained, and as [`DetectionTrainer`].
+            model without anything to train, a cache of features where the encoder is trained, and as [`DetectionTrainer`].
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AudioLLMTrainer(DetectionTrainer):
         if answers is None:
             answers = read_answers(processor or base_processor(model.config), model.config)
         answers.check(model.config, args.label_mask)
-        _check_cache(model, args)
+        _check_trained(model, args)
         self.feature_extractor, self.question = processing_class, model.config.prompt
         caches = args.feature_cache is not None
         self.collator = AudioLLMCollator(processing_class, model.config, answers, args.label_mask, caches)
@@ -181,12 +181,16 @@ class AudioLLMTrainer(DetectionTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
-def _check_cache(model: PreTrainedModel, args: AudioLLMTrainingConfig) -> None:
+def _check_trained(model: PreTrainedModel, args: AudioLLMTrainingConfig) -> None:
     """
     Raises:
-        ValueError: for a cache of features that cannot serve.
+        ValueError: for a model without anything to train, and a cache of features that cannot serve.
     """
     trained = [name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(
+            "nothing in the model would be trained: make it with `lora={}`, or with `train_encoder=True`."
+        )
     if args.feature_cache is not None and any(map(model.parts.in_encoder, trained)):
         raise ValueError("`feature_cache` keeps what a frozen encoder gives, and this one is trained: leave it out.")
     if args.feature_cache is not None and args.fsdp:
