@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, find_adapter_config_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from .audio_llm_backbones import NESTED, find_backbone
@@ -33,6 +33,19 @@ MEMORY_OPTIONS = (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHOWN = 8
 
+# Fields of peft's `LoraConfig` that make an adapter more than two matrices beside a layer. Initialisations other than
+# these change the base model as well.
+_MORE_THAN_PLAIN = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "alora_invocation_tokens",
+    "layer_replication",
+)
+_PLAIN_STARTS = (True, False, "gaussian")
+
 
 def find_weights(name_or_path: str | os.PathLike, **options) -> list[str]:
     """
@@ -44,10 +57,12 @@ def find_weights(name_or_path: str | os.PathLike, **options) -> list[str]:
     Raises:
         `OSError`: where there are none, or the repository cannot be reached.
     """
-    index = cached_file(name_or_path, INDEX, _raise_exceptions_for_missing_entries=False, **options)
-    if index is None:
-        return [cached_file(name_or_path, WEIGHTS, **options)]
-    return get_checkpoint_shard_files(name_or_path, index, **options)[0]
+    # In the order of transformers, so that what is compared by its digest is what is loaded.
+    for name in (WEIGHTS, INDEX):
+        found = cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False, **options)
+        if found is not None:
+            return [found] if name == WEIGHTS else get_checkpoint_shard_files(name_or_path, found, **options)[0]
+    raise OSError(f"{str(name_or_path)!r} holds neither {WEIGHTS} nor {INDEX}; other files of weights are not read.")
 
 
 def weights_digest(files: Sequence[str]) -> str:
@@ -89,9 +104,17 @@ def load_backbone(name_or_path: str | os.PathLike, config: PreTrainedConfig, **o
         options: `revision` and those of [`HUB_OPTIONS`] and [`MEMORY_OPTIONS`].
 
     Raises:
-        `ValueError`: if the repository lacks any weight, or holds another architecture.
+        `ValueError`: if the repository lacks any weight, holds another architecture, or brings weights that its digest
+            does not cover.
         `OSError`: if it cannot be found or reached.
     """
+    hub_options = {key: options[key] for key in ("revision", *HUB_OPTIONS) if key in options}
+    elsewhere = getattr(config, "transformers_weights", None)
+    if elsewhere or find_adapter_config_file(name_or_path, **hub_options) is not None:
+        raise ValueError(
+            f"{str(name_or_path)!r} would load {elsewhere or 'an adapter'} besides {WEIGHTS}, which no digest covers: merge "
+            "the adapter, or take `transformers_weights` out of its config.json."
+        )
     model, report = find_backbone(config.model_type).cls.from_pretrained(
         name_or_path,
         config=config,
@@ -217,11 +240,11 @@ def read_adapter(name_or_path: str | os.PathLike, **options) -> tuple[Any, dict[
         `OSError`: where there is none in safetensors.
     """
     settings = load_peft().PeftConfig.from_pretrained(name_or_path, **options)
-    plain = settings.peft_type == "LORA" and settings.bias == "none"
-    if not plain or settings.use_dora or settings.use_rslora or settings.rank_pattern or settings.alpha_pattern:
+    plain = settings.peft_type == "LORA" and settings.bias == "none" and settings.init_lora_weights in _PLAIN_STARTS
+    if not plain or any(getattr(settings, name, None) for name in _MORE_THAN_PLAIN):
         raise ValueError(
-            f"{str(name_or_path)!r} is no plain low-rank adapter (no biases, no DoRA, one rank and one scale for all): merge "
-            "it into its base model with peft, and make a detector around the result."
+            f"{str(name_or_path)!r} is no plain low-rank adapter (no biases, no DoRA, one rank and one scale for all, a base "
+            "model as published): merge it into its base model with peft, and make a detector around the result."
         )
     tensors = load_file(cached_file(name_or_path, "adapter_model.safetensors", **options))
     return settings, {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from tokenizers.normalizers import NFC
 from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperFeatureExtractor
@@ -112,16 +113,17 @@ def translate_config(source: Mapping, audio_token_id: int, special_ids: Mapping[
     text = _translated(source, {**_TEXT_FIELDS, "intermediate_size": "intermediate_size"}, _TEXT_FIXED, "config.json")
     audio = source["audio"]
     text |= {ours: source[name] for name, ours in _OPTIONAL_TEXT_FIELDS.items() if source.get(name) is not None}
+    if not isinstance(text["intermediate_size"], int):
+        raise ConversionError(f"config.json has intermediate_size={text['intermediate_size']!r}, which is no number.")
     text["intermediate_size"] //= 2  # the published number counts both halves of the gated layer
-    return QwenAudioConfig(
-        **text,
-        audio_config=_translated(audio, _AUDIO_FIELDS, _AUDIO_FIXED, "'audio' in config.json"),
-        audio_token_id=audio_token_id,
-        audio_bos_token_id=audio["audio_start_id"],
-        audio_eos_token_id=audio["audio_start_id"] + 1,
-        pad_token_id=special_ids[PAD],
-        eos_token_id=special_ids[TURN_END],
-    )
+    ids = {"pad_token_id": special_ids[PAD], "eos_token_id": special_ids[TURN_END], "audio_token_id": audio_token_id}
+    ids |= {"audio_bos_token_id": audio["audio_start_id"], "audio_eos_token_id": audio["audio_start_id"] + 1}
+    encoder = _translated(audio, _AUDIO_FIELDS, _AUDIO_FIXED, "'audio' in config.json")
+    try:
+        return QwenAudioConfig(**text, audio_config=encoder, **ids)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())  # of one line
+        raise ConversionError(f"config.json makes no model: {reason}") from error
 
 
 class _QwenConverter(TikTokenConverter):
@@ -201,6 +203,14 @@ def convert_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD, eos_token=TURN_END)
 
 
+def _named_shards(index: Path) -> list[str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return sorted({os.fspath(name) for name in weight_map.values()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConversionError(f"{str(index)!r} is no index of weights: download it again.") from error
+
+
 def find_shards(folder: Path) -> list[Path]:
     """
     The weight files of a repository, by its index where there is one.
@@ -211,7 +221,7 @@ def find_shards(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = _named_shards(index)
             missing = [shard for shard in shards if os.path.basename(shard) != shard or not (folder / shard).is_file()]
             if missing:
                 raise ConversionError(f"{str(index)!r} names files that are not there: {listed(missing)}.")

@@ -66,6 +66,11 @@ class AudioLLMFeatureExtractor(WhisperFeatureExtractor):
         foreign = ("feature_extractor_type", "image_processor_type", "processor_class", "auto_map")
         return cls(**{name: value for name, value in settings.items() if name not in foreign}, **own)
 
+    def count_frames(self, num_samples: int) -> int:
+        """Frames that the mask counts of a clip of so many samples."""
+        samples = max(min(num_samples, self.window_samples), MIN_FRAMES * self.hop_length)
+        return samples // self.hop_length if self.whole_frames else -(-samples // self.hop_length)
+
     def __call__(
         self,
         raw_speech: np.ndarray | list[float] | list[np.ndarray] | list[list[float]],
@@ -87,11 +92,9 @@ class AudioLLMFeatureExtractor(WhisperFeatureExtractor):
             `ValueError`: for another sampling rate, more than one channel, an empty clip, or values that are not finite.
         """
         clips = [checked(clip, index)[: self.window_samples] for index, clip in enumerate(as_batch(raw_speech))]
+        counts = np.array([self.count_frames(len(clip)) for clip in clips])
         shortest = MIN_FRAMES * self.hop_length
         clips = [np.pad(clip, (0, max(0, shortest - len(clip)))) for clip in clips]
-        counts = np.array([len(clip) // self.hop_length for clip in clips])
-        if not self.whole_frames:
-            counts = np.array([-(-len(clip) // self.hop_length) for clip in clips])
         longest = -(-max(map(len, clips)) // self.hop_length)
         frames = min(longest + SPARE_FRAMES + longest % 2, self.nb_max_frames)
         features = super().__call__(

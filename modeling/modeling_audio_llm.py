@@ -171,6 +171,10 @@ class AudioLLMForAudioClassification(AudioLLMPreTrainedModel):
         if input_ids is None:
             prepared = self.prepare_inputs(audio_lengths.tolist())
             input_ids, attention_mask = prepared["input_ids"], prepared["attention_mask"]
+        slots = (input_ids == self.config.audio_token_id).sum(-1).tolist()
+        # Where their sum alone is right, one clip would be heard in another's place.
+        if audio_lengths is not None and slots != audio_lengths.tolist():
+            raise ValueError(f"the prompts have {slots} audio tokens, the clips need {audio_lengths.tolist()}.")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         hidden_states = self.decode(audio_embeds, input_ids, attention_mask)

@@ -41,6 +41,15 @@ def set_dtype(config: PreTrainedConfig, dtype: torch.dtype):
             set_dtype(part, dtype)
 
 
+def take_dtype(options: dict):
+    """Completes options of `from_pretrained` in place: `dtype` under its older name, and a type by its name."""
+    if "torch_dtype" in options:
+        older = options.pop("torch_dtype")
+        options.setdefault("dtype", older)
+    if isinstance(name := options.get("dtype"), str) and name != "auto":
+        options["dtype"] = getattr(torch, name)
+
+
 class AudioLLMPreTrainedModel(PreTrainedModel):
     """An audio language model as `backbone`, with adapters in it where the configuration says so."""
 
@@ -151,10 +160,16 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         Raises:
             `ValueError`: for label words that are not single tokens, a tokenizer without the audio token, a prompt without
                 an audio slot, a model of another kind or one that lacks weights.
+            `TypeError`: for options that there are not.
             `OSError`: where the model cannot be found or reached.
         """
+        take_dtype(kwargs)
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         memory_options = {name: kwargs.pop(name) for name in MEMORY_OPTIONS if name in kwargs}
+        if unknown := sorted(set(kwargs) - set(cls.config_class.__dataclass_fields__)):
+            raise TypeError(
+                f"there is no option {', '.join(unknown)}; AudioLLMDetectorConfig names those of a detector."
+            )
         commit = resolve_commit(name_or_path, revision, **hub_options)
         hub_options["revision"] = commit or revision
         backbone_config = read_backbone_config(name_or_path, **hub_options)
@@ -240,10 +255,11 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
             output_loading_info (`bool`, *optional*, defaults to `False`): Whether to return what was missing as well.
 
         Raises:
-            `ValueError`: where a trained tensor is missing, left over or of another shape, or the base model is another one
-                than was adapted.
+            `ValueError`: where a tensor is missing, left over or of another shape, or the base model is another one than was
+                adapted. Of whole detectors, `output_loading_info` tells of it instead.
             `OSError`: where the checkpoint or the base model cannot be found or reached.
         """
+        take_dtype(kwargs)
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         where = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
         if config is None:
@@ -251,14 +267,19 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         if not config.leaves_base_out:
             if isinstance(kwargs.get("dtype"), torch.dtype):
                 set_dtype(config, kwargs["dtype"])
-            return super().from_pretrained(
+            model, report = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *model_args,
                 config=config,
                 state_dict=state_dict,
-                output_loading_info=output_loading_info,
+                output_loading_info=True,
                 **kwargs,
             )
+            if output_loading_info:
+                return model, report
+            if found := {kind: sorted(map(str, names))[:8] for kind, names in report.items() if names}:
+                raise ValueError(f"the checkpoint does not fit the detector, so it is not used: {found}.")
+            return model
         if state_dict is None:
             state_dict = read_trained(pretrained_model_name_or_path, **hub_options, **where)
         memory_options = {name: kwargs[name] for name in MEMORY_OPTIONS if name in kwargs}

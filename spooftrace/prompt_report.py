@@ -122,21 +122,17 @@ def compare_wordings(
     calibrated = np.stack(
         [scale * column + bias for (scale, bias), column in zip(fitted, scores.T, strict=True)], axis=1
     )
-    groups = _by_label(speakers, bonafide)
+    options = {"settings": settings, "speakers": _by_label(speakers, bonafide)}
+    shifts = (scores - scores[:, :1]).mean(axis=0)
+    differences = np.abs(calibrated - calibrated[:, :1]).mean(axis=0)
     wordings = [
         WordingMeasures(
-            question=question,
-            measures=measure(
-                scores[bonafide, index],
-                scores[~bonafide, index],
-                settings=settings,
-                speakers=groups,
-            ),
-            scale=fitted[index][0],
-            bias=fitted[index][1],
-            cllr_calibrated=cllr(calibrated[bonafide, index], calibrated[~bonafide, index]),
-            shift=float((scores[:, index] - scores[:, 0]).mean()),
-            calibrated_difference=float(np.abs(calibrated[:, index] - calibrated[:, 0]).mean()),
+            question,
+            measure(scores[bonafide, index], scores[~bonafide, index], **options),
+            *fitted[index],
+            cllr(calibrated[bonafide, index], calibrated[~bonafide, index]),
+            float(shifts[index]),
+            float(differences[index]),
         )
         for index, question in enumerate(questions)
     ]

@@ -9,6 +9,7 @@ import soundfile
 import torch
 from audio_llm_models import KINDS, clips, tiny_audio_flamingo, tiny_processor, tiny_tokenizer, write_base
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, WhisperFeatureExtractor, pipeline
 
 from spooftrace import Detector
@@ -119,6 +120,8 @@ def test_audio_embeddings_can_be_kept_and_asked_about_later(model, extractor):
     assert torch.equal(model(audio_embeds=embeds, audio_lengths=lengths).logits, model(**inputs).logits)
     with pytest.raises(ValueError, match="audio tokens for"):
         model(audio_embeds=embeds[1:], audio_lengths=lengths)
+    with pytest.raises(ValueError, match=r"the clips need \[25, "):  # in all as many, but of other clips
+        model(audio_embeds=embeds, audio_lengths=lengths, **model.prepare_inputs(lengths.flip(0)))
 
 
 @torch.inference_mode()
@@ -199,11 +202,17 @@ def test_text_in_a_file_name_or_its_tags_changes_nothing(qwen2_folder, tmp_path,
 
 def test_the_larger_model_that_holds_a_thinker_is_opened(tmp_path):
     """Qwen2.5-Omni is published whole: configuration and weights of the thinker lie inside."""
-    write_base(tmp_path, "qwen2_5_omni_thinker")
+    thinker = write_base(tmp_path, "qwen2_5_omni_thinker")
+    state = {f"thinker.{name}": value for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(
+        {**state, "talker.head.weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"}
+    )
     inner = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": inner}))
     model = AudioLLMForAudioClassification.from_backbone_pretrained(tmp_path)
     assert model.config.backbone_config.model_type == "qwen2_5_omni_thinker"
+    own = model.backbone.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in thinker.state_dict().items())
 
 
 @torch.inference_mode()

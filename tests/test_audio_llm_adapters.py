@@ -1,6 +1,7 @@
 """Detectors around an audio language model: what is trained, what is saved, and that only the right base completes it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,12 +130,13 @@ def test_an_adapter_for_another_base_or_of_another_kind_is_refused(base, tmp_pat
     write_base(tmp_path / "other", "qwen_audio")
     with pytest.raises(ValueError, match=r"has no layers \['down_proj'"):
         AudioLLMForAudioClassification.from_adapter_pretrained(tmp_path / "adapter", base_model=tmp_path / "other")
-    change = {"use_dora": True, "base_model_name_or_path": None}
+    change = {"use_dora": True, "init_lora_weights": "pissa", "base_model_name_or_path": None}
     path = tmp_path / "adapter" / "adapter_config.json"
     settings = json.loads(path.read_text())
     for name, text in (
         ("base_model_name_or_path", "does not name its base"),
         ("use_dora", "no plain low-rank adapter"),
+        ("init_lora_weights", "a base model as published"),
     ):
         path.write_text(json.dumps({**settings, name: change[name]}))
         with pytest.raises(ValueError, match=text):
@@ -238,6 +240,43 @@ def test_an_incomplete_base_is_an_error(base):
     change_weights(base, lambda state: state.pop("language_model.lm_head.weight"))
     with pytest.raises(ValueError, match=r"no complete qwen2_audio of this size: missing \['lm_head\.weight'\]"):
         AudioLLMForAudioClassification.from_backbone_pretrained(base)
+
+
+def test_weights_that_the_digest_does_not_cover_are_never_loaded(published, base):
+    """An index beside the whole file is passed over, as transformers does; what lies elsewhere is refused."""
+    model, folder = published
+    state = {name: value + 1 for name, value in load_file(base / "model.safetensors").items()}
+    save_file(state, base / "other.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(state, "other.safetensors")}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = AutoModelForAudioClassification.from_pretrained(folder)
+    with torch.inference_mode():
+        assert torch.equal(loaded(**inputs(base)).logits, model(**inputs(base)).logits)
+    shutil.copy(folder / "adapter" / "adapter_config.json", base)
+    with pytest.raises(ValueError, match="would load an adapter besides"):
+        AutoModelForAudioClassification.from_pretrained(folder)
+    (base / "adapter_config.json").unlink()
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
+    with pytest.raises(ValueError, match=r"would load other\.safetensors besides"):
+        AudioLLMForAudioClassification.from_backbone_pretrained(base)
+
+
+def test_a_whole_detector_that_lacks_a_tensor_is_an_error(published):
+    model, folder = published
+    model.merge_lora()
+    model.save_pretrained(folder)
+    change_weights(folder, lambda state: state.pop("backbone.lm_head.weight"))
+    with pytest.raises(ValueError, match=r"missing_keys.*backbone\.lm_head\.weight"):
+        AutoModelForAudioClassification.from_pretrained(folder)
+
+
+def test_a_type_has_two_names_and_unknown_options_are_refused(base):
+    for options in ({"torch_dtype": torch.bfloat16}, {"dtype": "bfloat16"}):
+        model = AudioLLMForAudioClassification.from_backbone_pretrained(base, **options)
+        assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    with pytest.raises(TypeError, match="no option load_in_4bit"):
+        AudioLLMForAudioClassification.from_backbone_pretrained(base, load_in_4bit=True)
 
 
 def test_a_base_that_is_gone_is_named_and_can_be_given(published, base, tmp_path):

@@ -297,7 +297,7 @@ def test_adapters_learn_to_tell_tones_from_noise_in_clips_that_they_have_not_hea
         write_corpus(tmp_path / str(seed), genuine=24, spoofs=8, seed=seed) for seed in (0, 1)
     )  # the tones begin elsewhere, the noise is another
     model = detector(base, lora={"r": 16, "lora_dropout": 0.0})
-    settings = {"max_steps": 150, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "weight_decay": 0.0}
+    settings = {"max_steps": 80, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "weight_decay": 0.0}
     trainer = trainer_of(base, model, tmp_path / "out", heard, feature_cache=str(tmp_path / "cache"), **settings)
     assert auc(*trainer.scores(trainer.predict(unheard))) < 0.9
     trainer.train()

@@ -164,6 +164,8 @@ def test_booby_trapped_shards_run_nothing(source, tmp_path):
         ({"audio_n_state": None}, "lacks n_state"),
         ({"no_bias": False}, "no_bias=False"),
         ({"audio_avg_pool": False}, "avg_pool=False"),
+        ({"audio_n_head": 5}, "makes no model: .*no multiple"),
+        ({"intermediate_size": "wide"}, "intermediate_size='wide'"),
         ({"audio_audio_start_id": 300}, "another model's"),
         ({"num_hidden_layers": 1}, r"unknown tensors: transformer\.h\.1"),
         ({"num_hidden_layers": 3}, r"missing: transformer\.h\.2"),
@@ -194,6 +196,9 @@ def test_an_index_names_no_file_elsewhere(source, tmp_path):
     index.write_text(json.dumps({"weight_map": {"transformer.wte.weight": "../secret.bin"}}))
     torch.save({}, tmp_path / "secret.bin")
     with pytest.raises(ConversionError, match="not there"):
+        convert_qwen_audio(source, tmp_path / "out")
+    index.write_text("[]")
+    with pytest.raises(ConversionError, match="no index of weights"):
         convert_qwen_audio(source, tmp_path / "out")
     index.unlink()
     with pytest.raises(ConversionError, match="no weights"):

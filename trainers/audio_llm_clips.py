@@ -51,11 +51,11 @@ class AudioLLMCollator:
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         waveforms, labels = ([example[name] for example in examples] for name in ("input_values", "labels"))
-        features = self.feature_extractor(waveforms, return_tensors="pt")
-        frames = features["feature_attention_mask"].sum(-1)
+        extract, kept = self.feature_extractor, {"waveforms": waveforms}
+        audio_lengths = [num_audio_tokens(extract.count_frames(len(waveform))) for waveform in waveforms]
         batch = {
-            **({"waveforms": waveforms} if self.keep_waveforms else features),
-            **self.conversations(num_audio_tokens(frames).tolist(), labels),
+            **(kept if self.keep_waveforms else extract(waveforms, return_tensors="pt")),
+            **self.conversations(audio_lengths, labels),
             "labels": torch.tensor(labels),
             "utterance_id": [example["utterance_id"] for example in examples],
         }

@@ -171,10 +171,7 @@ def run_qwen_audio(args: argparse.Namespace) -> int:
 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     report = convert_qwen_audio(args.source, args.out_dir, dtype, args.special_tokens, args.overwrite)
-    print(f"{report.model}, {report.num_parameters:,} parameters, written to {args.out_dir}")
-    print(f"all {len(report.mapped)} tensors accounted for; see conversion_report.json")
-    for note in report.notes:
-        print(f"- {note}")
+    _tell(report, args.out_dir)
     return 0
 
 

@@ -112,8 +112,10 @@ def run(args: argparse.Namespace) -> int:
     failed = [answer for answer in answers if isinstance(answer, Failure)]
     if args.json:
         print(json.dumps(_object(report, failed, detector.model_info, args), indent=2, allow_nan=False))
-    else:
-        print("\n".join(_text(report, failed, detector.model_info, args)))
+        return 3 if failed else 0
+    print("\n".join(_text(report, detector.model_info, args)))
+    for failure in failed:
+        print(f"spooftrace: {failure.error}: {printable(failure.message)}", file=sys.stderr)
     return 3 if failed else 0
 
 
@@ -160,7 +162,8 @@ def _compare(
         if not isinstance(answer, Failure) and answer.scores is not None
     ]
     if not usable:
-        raise ValueError(f"no clip of {args.data} could be scored: {answers[0]}")
+        reason = answers[0] if answers else f"the split {args.split!r} has none with a label"
+        raise ValueError(f"no clip of {args.data} could be scored: {reason}")
     return compare_wordings(
         questions,
         np.stack([scores for _, scores in usable]),
@@ -179,9 +182,7 @@ def _object(
     return {"model": model, "data": data, **report.to_dict(), "failed": [failure.to_dict() for failure in failed]}
 
 
-def _text(
-    report: "PromptReport", failed: Sequence[Failure], model: dict[str, Any], args: argparse.Namespace
-) -> Iterator[str]:
+def _text(report: "PromptReport", model: dict[str, Any], args: argparse.Namespace) -> Iterator[str]:
     bonafide, spoof = report.clips
     yield f"{model_name(model)} on {printable(args.data)}, split {printable(args.split)}: {bonafide} bona fide, {spoof} spoof"
     if report.warning:
@@ -197,8 +198,6 @@ def _text(
     yield ""
     if report.best is not None:
         yield f"Lowest CLLR after calibration: {report.best + 1}. Scale, bias and CLLR' were fitted to these clips."
-    for failure in failed:
-        print(f"spooftrace: {failure.error}: {printable(failure.message)}", file=sys.stderr)
 
 
 def _table(report: "PromptReport") -> Iterator[str]:
