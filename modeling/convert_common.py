@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{str(path)!r} does not hold a dict of named tensors.")
     if hollow := [name for name, value in state.items() if not _is_stored(value)]:
         raise ConversionError(
-            f"{str(path)!r} does not hold all numbers of {_listed(hollow)}: it is no plain checkpoint."
+            f"{str(path)!r} does not hold all numbers of {listed(hollow)}: it is no plain checkpoint."
         )
     return dict(state)
 
@@ -116,11 +117,11 @@ def rename_state_dict(
         else:
             strangers.append(key)
     if strangers:
-        raise ConversionError(f"This is another architecture; unknown tensors: {_listed(strangers)}.")
+        raise ConversionError(f"This is another architecture; unknown tensors: {listed(strangers)}.")
     return renamed
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The names, or their number and the first few."""
     shown = ", ".join(names[:MAX_LISTED]) or "none"
     return shown if len(names) <= MAX_LISTED else f"{len(names)}, among them {shown}"
@@ -163,8 +164,8 @@ def check_fit(model: torch.nn.Module, state: Mapping[str, torch.Tensor]):
     ]
     if missing or unexpected or shapes:
         raise ConversionError(
-            f"The checkpoint does not fit {type(model).__name__}: missing {_listed(missing)}; unexpected "
-            f"{_listed(unexpected)}; of another shape {_listed(sorted(shapes))}."
+            f"The checkpoint does not fit {type(model).__name__}: missing {listed(missing)}; unexpected "
+            f"{listed(unexpected)}; of another shape {listed(sorted(shapes))}."
         )
 
 
@@ -183,18 +184,10 @@ def finish(
     return model.eval(), report
 
 
-def save_converted(
-    model: PreTrainedModel,
-    feature_extractor: FeatureExtractionMixin,
-    report: ConversionReport,
-    folder: str | os.PathLike,
-    overwrite: bool = False,
-    card: str | None = None,
-):
+@contextmanager
+def new_folder(folder: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    Writes model, code, feature extractor, report and, where given, the model card to `folder`, ready to be loaded or pushed.
-
-    The folder appears whole or not at all.
+    An empty folder to write to, which takes the place of `folder` when all is done: whole or not at all.
 
     Raises:
         `ConversionError`: if the folder exists and is not empty, unless `overwrite`.
@@ -207,11 +200,30 @@ def save_converted(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         staged = Path(temporary) / folder.name
+        staged.mkdir()
+        yield staged
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        staged.rename(folder)
+
+
+def save_converted(
+    model: PreTrainedModel,
+    feature_extractor: FeatureExtractionMixin,
+    report: ConversionReport,
+    folder: str | os.PathLike,
+    overwrite: bool = False,
+    card: str | None = None,
+):
+    """
+    Writes model, code, feature extractor, report and, where given, the model card to `folder`, ready to be loaded or pushed.
+
+    Raises:
+        `ConversionError`: if the folder exists and is not empty, unless `overwrite`.
+    """
+    with new_folder(folder, overwrite) as staged:
         model.save_pretrained(staged)
         feature_extractor.save_pretrained(staged)
         report.save(staged)
         if card is not None:
             (staged / "README.md").write_text(card, encoding="utf-8")
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        staged.rename(folder)

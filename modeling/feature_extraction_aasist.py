@@ -4,6 +4,8 @@ import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import TensorType
 
+from .waveforms import as_batch, checked
+
 
 CROPS = ("first", "random", "full")
 
@@ -75,7 +77,7 @@ class AasistFeatureExtractor(SequenceFeatureExtractor):
         if crop not in CROPS:
             raise ValueError(f"`crop` must be one of {', '.join(CROPS)}, got {crop!r}.")
         generator = generator or np.random.default_rng()
-        clips = [self._fit(_checked(clip, index), crop, generator) for index, clip in enumerate(_as_batch(raw_speech))]
+        clips = [self._fit(checked(clip, index), crop, generator) for index, clip in enumerate(as_batch(raw_speech))]
         lengths = {len(clip) for clip in clips}
         if len(lengths) > 1:
             raise ValueError(
@@ -95,27 +97,6 @@ class AasistFeatureExtractor(SequenceFeatureExtractor):
             return clip
         start = int(generator.integers(surplus + 1)) if crop == "random" else 0
         return clip[start : start + self.window_samples]
-
-
-def _as_batch(raw_speech) -> list:
-    if isinstance(raw_speech, np.ndarray) and raw_speech.ndim > 2:
-        raise ValueError(f"Only mono waveforms are supported, got an array of shape {raw_speech.shape}.")
-    if isinstance(raw_speech, np.ndarray):
-        return list(raw_speech) if raw_speech.ndim == 2 else [raw_speech]
-    if len(raw_speech) == 0 or np.isscalar(raw_speech[0]):
-        return [raw_speech]
-    return list(raw_speech)
-
-
-def _checked(clip, index: int) -> np.ndarray:
-    clip = np.asarray(clip, dtype=np.float32)
-    if clip.ndim != 1:
-        raise ValueError(f"Only mono waveforms are supported, clip {index} has the shape {clip.shape}.")
-    if len(clip) == 0:
-        raise ValueError(f"Clip {index} is empty.")
-    if not np.isfinite(clip).all():
-        raise ValueError(f"Clip {index} holds values that are not finite.")
-    return clip
 
 
 __all__ = ["AasistFeatureExtractor"]

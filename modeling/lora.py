@@ -24,7 +24,7 @@ ADAPTER_FOLDER = "adapter"
 _MISSING_PEFT = "this model has low-rank adapters, which need peft: pip install peft"
 
 
-def _peft() -> ModuleType:
+def load_peft() -> ModuleType:
     """peft, loaded only where there are adapters: it takes a second, and brings accelerate along."""
     if is_peft_available():
         import peft
@@ -34,7 +34,7 @@ def _peft() -> ModuleType:
 
 
 def _peft_config(lora: Mapping) -> Any:
-    return _peft().LoraConfig(
+    return load_peft().LoraConfig(
         r=lora["r"],
         lora_alpha=lora["lora_alpha"],
         lora_dropout=lora["lora_dropout"],
@@ -51,9 +51,14 @@ def add_lora(encoder: Wav2Vec2Model, lora: Mapping):
     Raises:
         `ImportError`: without peft.
     """
-    encoder.requires_grad_(False)
-    _peft().inject_adapter_in_model(_peft_config(lora), encoder)
-    for name, module in encoder.named_modules():
+    inject_adapters(encoder, _peft_config(lora))
+
+
+def inject_adapters(model: nn.Module, config: Any):
+    """Freezes a model and puts the adapters of a peft configuration into it."""
+    model.requires_grad_(False)
+    load_peft().inject_adapter_in_model(config, model)
+    for name, module in model.named_modules():
         # peft has initialised them, B with zeros: transformers must not do it again with the encoder's own law. While
         # a checkpoint is loaded they are on "meta" and unmarked, so that a missing one is reported.
         if "lora_" in name and all(not parameter.is_meta for parameter in module.parameters()):
@@ -156,18 +161,24 @@ def base_state(lora: Mapping, config: Wav2Vec2Config, **hub_options) -> dict[str
 
 def save_adapter(model: nn.Module, lora: Mapping, folder: str | os.PathLike, state: Mapping | None = None):
     """Writes the adapters as peft does, to be put on the plain encoder by `PeftModel.from_pretrained`."""
-    os.makedirs(folder, exist_ok=True)
-    config = _peft_config(lora)
-    config.inference_mode = True
-    config.save_pretrained(folder)
     tensors = {
-        f"base_model.model.{name.rpartition('wav2vec2.')[2].replace('.default.', '.')}": value.detach()
-        .cpu()
-        .contiguous()
+        name.rpartition("wav2vec2.")[2]: value
         for name, value in (model.state_dict() if state is None else state).items()
         if is_adapter_key(name)
     }
-    save_file(tensors, os.path.join(folder, "adapter_model.safetensors"), metadata={"format": "pt"})
+    write_adapter(_peft_config(lora), tensors, folder)
+
+
+def write_adapter(config: Any, tensors: Mapping[str, torch.Tensor], folder: str | os.PathLike):
+    """Writes a peft configuration and what was trained, by its names in the plain model with adapters."""
+    os.makedirs(folder, exist_ok=True)
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    named = {
+        f"base_model.model.{name.replace('.default.', '.')}": value.detach().cpu().contiguous()
+        for name, value in tensors.items()
+    }
+    save_file(named, os.path.join(folder, "adapter_model.safetensors"), metadata={"format": "pt"})
 
 
 @torch.no_grad()

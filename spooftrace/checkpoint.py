@@ -48,7 +48,7 @@ class LoadedCheckpoint:
     A model and what belongs to it.
 
     Args:
-        model: in float32 and evaluation mode.
+        model: in evaluation mode.
         feature_extractor: its own.
         name: how results name it.
         revision: its version in results, the commit on the Hub or a digest of local weights.
@@ -96,15 +96,17 @@ def load_checkpoint(
     bonafide_label: str = "bonafide",
     shipped: str = "default",
     check: Callable[[PreTrainedConfig], Any] | None = None,
+    dtype: torch.dtype = torch.float32,
     **hub_options: Any,
 ) -> LoadedCheckpoint:
     """
-    Loads an audio classifier in float32 and evaluation mode, with its feature extractor.
+    Loads an audio classifier in evaluation mode, with its feature extractor.
 
     Args:
         model: a folder, or a repository on the Hub; `None` is the model of the name `shipped` inside the package.
         check: raises where a configuration is not what the caller needs, before a large download; by default where there
             is no label `bonafide_label`.
+        dtype: of the weights, whatever the checkpoint's own.
 
     Raises:
         CheckpointError: see there; the message lists what is wrong.
@@ -119,7 +121,7 @@ def load_checkpoint(
         options = {"revision": commit, "trust_remote_code": trust_remote_code, **hub_options}
         config = _load_config(name, options)
         bonafide_index(config, bonafide_label) if check is None else check(config)  # before a large download
-        network = _load_model(name, config, options, hub_options)
+        network = _load_model(name, config, dtype, options, hub_options)
         feature_extractor = _load_feature_extractor(name, options)
     identity = _weights_digest(folder) if is_local else commit
     return LoadedCheckpoint(network, feature_extractor, shipped if model is None else name, identity, folder)
@@ -200,14 +202,18 @@ def _load_config(name: str, options: dict[str, Any]) -> PreTrainedConfig:
 
 
 def _load_model(
-    name: str, config: PreTrainedConfig, options: dict[str, Any], hub_options: dict[str, Any]
+    name: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    hub_options: dict[str, Any],
 ) -> PreTrainedModel:
     """transformers only logs what is missing and goes on with random numbers; here it is an error."""
     try:
         model, info = AutoModelForAudioClassification.from_pretrained(
             name,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they are listed with the others below
             output_loading_info=True,

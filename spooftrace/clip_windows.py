@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from spooftrace.audio import (
     SAMPLING_RATE,
@@ -32,6 +31,9 @@ from spooftrace.windows import Material, cut_windows
 
 # Window of models whose feature extractor names none: 64,600 samples at 16 kHz, as in the AASIST recipe.
 WINDOW_SECONDS = 4.0375
+
+# Batches that are gathered and sorted by length where models take windows of any length.
+POOL = 4
 
 Output = TypeVar("Output")  # what is kept of a model's answer for one window
 Result = TypeVar("Result")  # the answer for a clip
@@ -71,7 +73,7 @@ class WindowModel:
     A model in evaluation mode on its device, and the feature extractor that prepares windows for it.
 
     Args:
-        model: takes what the feature extractor makes, in float32.
+        model: takes what the feature extractor makes, in the model's own precision.
         feature_extractor: for 16 kHz audio.
         device: `"cpu"`, `"cuda"`, `"mps"`...; by default the best one present.
         window_seconds: length of a window where the feature extractor names none (`window_samples`).
@@ -95,21 +97,30 @@ class WindowModel:
         self.device = _pick_device(device)
         self.model = model.to(self.device).eval()
         self.feature_extractor = feature_extractor
-        # Our extractors repeat short clips to their window; others do not, so it is done for them.
-        self._repeats = isinstance(getattr(feature_extractor, "window_samples", None), int)
+        # Our extractors repeat or mask short clips themselves; for others they are repeated here.
+        self._knows_window = isinstance(getattr(feature_extractor, "window_samples", None), int)
         self.window_samples = (
-            feature_extractor.window_samples if self._repeats else round(window_seconds * SAMPLING_RATE)
+            feature_extractor.window_samples if self._knows_window else round(window_seconds * SAMPLING_RATE)
         )
+        # With a mask, a short window costs less beside others of its length.
+        takes_lengths = self._knows_window and "feature_attention_mask" in feature_extractor.model_input_names
+        self.pool = POOL if takes_lengths else 1
         if not 0.1 <= self.window_samples / SAMPLING_RATE <= 60:
             raise ValueError(f"Windows last 0.1 to 60 seconds, got {self.window_samples / SAMPLING_RATE}.")
 
-    def __call__(self, windows: list[np.ndarray]) -> ModelOutput:
-        """One forward pass over windows `[window_samples]`, or `[num_samples]` of clips that are shorter."""
-        if not self._repeats:
+    def __call__(self, windows: list[np.ndarray], function: Callable[..., Any] | None = None) -> Any:
+        """
+        One forward pass over windows `[window_samples]`, or `[num_samples]` of clips that are shorter.
+
+        Args:
+            function: what takes the prepared windows instead of the model, such as a part of it.
+        """
+        if not self._knows_window:
             windows = [np.resize(window, self.window_samples) for window in windows]
-        inputs = self.feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt").to(self.device)
-        with torch.inference_mode(), _without_tf32():
-            return self.model(**inputs)
+        inputs = self.feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        inputs = inputs.to(self.device, dtype=self.model.dtype)
+        with torch.inference_mode(), _without_tf32(), _precision_named(self.model):
+            return (function or self.model)(**inputs)
 
 
 class ClipWindows(ABC, Generic[Output, Result]):
@@ -120,15 +131,16 @@ class ClipWindows(ABC, Generic[Output, Result]):
         window_samples: length of a window; they overlap by half, and the last one ends with the clip.
         batch_size: windows per forward pass.
         limits: what audio is accepted.
+        pool: batches that are gathered before they run, so that each has windows of like length. No matter to the answers.
 
     Raises:
         ValueError: for a batch without windows.
     """
 
-    def __init__(self, *, window_samples: int, batch_size: int, limits: AudioLimits | None):
+    def __init__(self, *, window_samples: int, batch_size: int, limits: AudioLimits | None, pool: int = 1):
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.window_samples, self.batch_size = window_samples, batch_size
+        self.window_samples, self.batch_size, self._pool = window_samples, batch_size, pool
         self.limits = limits or AudioLimits()
 
     @abstractmethod
@@ -160,19 +172,19 @@ class ClipWindows(ABC, Generic[Output, Result]):
     def _clips(self, sources: Iterable[Any], progress: Progress | None) -> Iterator[Clip[Output]]:
         """Clips in the order of their sources, once all their windows are through or an error ended them."""
         clips: deque[Clip[Output]] = deque()
-        batch: list[tuple[Clip[Output], np.ndarray]] = []
+        gathered: list[tuple[Clip[Output], np.ndarray]] = []
         for source in sources:
             clip = _unpack(source)
             clips.append(clip)
             for samples in self._read(clip, progress):
-                batch.append((clip, samples))
-                if len(batch) == self.batch_size:
-                    self._run(batch)
-                    batch.clear()
+                gathered.append((clip, samples))
+                if len(gathered) == self.batch_size * self._pool:
+                    self._run(gathered)
+                    gathered.clear()
             while clips and (clips[0].error or len(clips[0].outputs) == len(clips[0].bounds)):
                 yield clips.popleft()
-        if batch:
-            self._run(batch)
+        if gathered:
+            self._run(gathered)
         yield from clips
 
     def _read(self, clip: Clip[Output], progress: Progress | None) -> Iterator[np.ndarray]:
@@ -193,10 +205,15 @@ class ClipWindows(ABC, Generic[Output, Result]):
         except (AudioError, OSError) as error:
             clip.error = error
 
-    def _run(self, batch: list[tuple[Clip[Output], np.ndarray]]) -> None:
-        """Hands the outputs of a batch to the windows' clips."""
-        outputs = self._outputs([samples for _, samples in batch])
-        for (clip, _), output in zip(batch, outputs, strict=True):
+    def _run(self, gathered: list[tuple[Clip[Output], np.ndarray]]) -> None:
+        """Runs windows in batches of like length, and hands the outputs to their clips in the order of the windows."""
+        order = sorted(range(len(gathered)), key=lambda index: len(gathered[index][1]))
+        outputs: dict[int, Output] = {}
+        for first in range(0, len(order), self.batch_size):
+            batch = order[first : first + self.batch_size]
+            outputs.update(zip(batch, self._outputs([gathered[index][1] for index in batch]), strict=True))
+        for index, (clip, _) in enumerate(gathered):
+            output = outputs[index]
             clip.outputs.append(output)
             if flaw := self._flaw(output):
                 clip.error = clip.error or ScoreError(f"{clip.path}: {flaw}; it is not usable.")
@@ -232,6 +249,24 @@ def _without_tf32() -> Iterator[None]:
         yield
     finally:
         convolution.fp32_precision = before
+
+
+@contextmanager
+def _precision_named(model: PreTrainedModel) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: where a model fails in another precision than float32, which is most likely why.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if model.dtype == torch.float32:
+            raise
+        raise ValueError(
+            f"{type(model).__name__} does not run in {model.dtype} on {model.device}: {error}. Use float32."
+        ) from error
 
 
 def _unpack(source: Any) -> Clip:

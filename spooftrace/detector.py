@@ -21,6 +21,8 @@ from spooftrace.results import Detection, Failure, Window
 
 __all__ = ["AGGREGATIONS", "CheckpointError", "Detection", "Detector", "Failure", "ScoreError", "Window"]
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 # Window scores -> clip score.
 AGGREGATIONS: dict[str, Callable[[list[float]], float]] = {
     "mean": lambda scores: math.fsum(scores) / len(scores),
@@ -34,7 +36,7 @@ class Detector(ClipWindows[float, Detection]):
     Scores speech clips of any length with a bona fide / spoof classifier.
 
     Windows of the feature extractor's length overlap by half, the last one ends with the clip; a clip shorter than one
-    window is repeated to fill it. The clip's score is the mean of its windows' log-odds, unless the model's calibration
+    window is repeated to fill it, or masked where the model takes a mask. The clip's score is the mean of its windows' log-odds, unless the model's calibration
     or `aggregation` names another rule. Windows of all clips share batches, and a clip scores the same in any of them.
 
     ```python
@@ -43,7 +45,8 @@ class Detector(ClipWindows[float, Detection]):
     ```
 
     Args:
-        model: an audio classifier in float32; it is put into evaluation mode on `device`.
+        model: an audio classifier; it is put into evaluation mode on `device`. Results name its precision where that is
+            not float32, since other precisions give other scores.
         feature_extractor: its feature extractor, for 16 kHz audio.
         model_name: how results name the model.
         revision: how results name its version.
@@ -77,8 +80,11 @@ class Detector(ClipWindows[float, Detection]):
         if not 0 < threshold < 1:
             raise ValueError(f"`threshold` is a probability between 0 and 1, got {threshold}.")
         self._network = WindowModel(model, feature_extractor, device=device, window_seconds=window_seconds)
-        super().__init__(window_samples=self._network.window_samples, batch_size=batch_size, limits=limits)
+        super().__init__(
+            window_samples=self._network.window_samples, batch_size=batch_size, limits=limits, pool=self._network.pool
+        )
         self.device, self.model, self.feature_extractor = self._network.device, self._network.model, feature_extractor
+        self.dtype = str(model.dtype).removeprefix("torch.")
         self.threshold = threshold
         self._bonafide = bonafide_index(model.config, bonafide_label)
         self.bonafide_label = bonafide_label
@@ -88,6 +94,7 @@ class Detector(ClipWindows[float, Detection]):
             "revision": revision,
             "calibrated": self.calibrated,
             "spooftrace": __version__,
+            **({} if self.dtype == "float32" else {"dtype": self.dtype}),
         }
 
     @classmethod
@@ -98,26 +105,33 @@ class Detector(ClipWindows[float, Detection]):
         revision: str | None = None,
         trust_remote_code: bool = False,
         bonafide_label: str = "bonafide",
+        dtype: str = "float32",
         hub_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> "Detector":
         """
-        Loads a detector in float32. Only safetensors are read, and every tensor has to be there and fit.
+        Loads a detector. Only safetensors are read, and every tensor has to be there and fit.
 
         Args:
             model: a folder, or a repository on the Hub; `None` is the detector that is shipped with this package.
             revision: a branch, tag or commit on the Hub.
             trust_remote_code: whether code from the repository may run. Not needed for the models of this package.
             bonafide_label: the label of genuine speech, where a model calls it otherwise.
+            dtype: of the weights, `"float32"`, `"bfloat16"` or `"float16"`. The latter two halve the memory of large models,
+                and move scores: a clip's last digits then depend on its batch too.
             hub_options: passed to all three `from_pretrained`, such as `token`, `cache_dir`, `local_files_only`.
             **options: `device`, `batch_size`, `limits`, `threshold`, `aggregation`, `window_seconds`; see the class.
 
         Raises:
             CheckpointError: for missing, unexpected or ill-fitting tensors, and anything that is no audio classifier.
             OSError: where the model cannot be found or reached.
+            ValueError: for an argument out of range.
         """
+        if dtype not in DTYPES:
+            raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
         loaded = load_checkpoint(
             model,
+            dtype=getattr(torch, dtype),
             revision=revision,
             trust_remote_code=trust_remote_code,
             bonafide_label=bonafide_label,

@@ -23,3 +23,18 @@ def test_the_layers_that_fsdp_wraps_are_those_of_the_encoder():
     (path,) = [path for path in CONFIGS if path.stem == "fsdp"]
     name = yaml.safe_load(path.read_text())["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"]
     assert hasattr(modeling_wav2vec2, name)
+
+
+def test_the_layers_that_fsdp_wraps_are_those_of_audio_language_models():
+    import yaml
+    from transformers.models.qwen2 import modeling_qwen2
+    from transformers.models.qwen2_audio import modeling_qwen2_audio
+
+    from spooftrace.modeling import modeling_qwen_audio, modeling_qwen_audio_encoder
+
+    (path,) = [path for path in CONFIGS if path.stem == "audio_llm_fsdp"]
+    text = path.read_text()
+    names = yaml.safe_load(text)["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    assert hasattr(modeling_qwen_audio, names[0]) and hasattr(modeling_qwen_audio_encoder, names[1])
+    assert "Qwen2DecoderLayer,Qwen2AudioEncoderLayer" in text
+    assert hasattr(modeling_qwen2, "Qwen2DecoderLayer") and hasattr(modeling_qwen2_audio, "Qwen2AudioEncoderLayer")

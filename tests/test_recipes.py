@@ -121,7 +121,7 @@ def test_what_concerns_one_call_and_secrets_are_not_written_down():
         ("crop: middle", "crop is 'random' or 'start', got 'middle'"),
         ("class_weights: [1, 2]", "class_weights is a mapping or a text or null, got [1, 2]"),
         ("beta: 1.0", "beta is no setting of trainer 'erm'"),
-        ("trainer: sgd", "trainer is 'erm' or 'mldg' or 'tracing' or 'sastnet', got 'sgd'"),
+        ("trainer: sgd", "trainer is 'erm' or 'mldg' or 'tracing' or 'sastnet' or 'audio_llm', got 'sgd'"),
         ("model: mel", "model has keys of its own, got 'mel'"),
         ("model: {frontend: fft}", "model or lora: "),
         ("lora: {r: 4}", "lora adapts a pretrained encoder: name it as model.base_model"),

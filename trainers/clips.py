@@ -67,18 +67,22 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
         index, seed = key if isinstance(key, Draw) else (key, None)
         row = self.rows[int(index)]
-        waveform = load_audio(_source(row["audio"]))
+        waveform = load_audio(audio_source(row["audio"]))
         rng = np.random.default_rng(int(index) if seed is None else seed)
         if self.augment is not None and (seed is not None or self.augment_eval):
             waveform = self.augment(waveform, rng)
         place = rng.random() if seed is not None and self.crop == "random" else 0.0
-        example = {"input_values": _fit(waveform, self.num_samples, place), "labels": self.labels[int(index)]}
+        example = {"input_values": self.fit(waveform, place), "labels": self.labels[int(index)]}
         example["utterance_id"] = str(row.get("utterance_id") or index)
         if seed is not None or self.augment_eval:
             example["seed"] = int(index) if seed is None else seed
         if self.domains is not None:
             example["domain"] = self.domains[int(index)]
         return example
+
+    def fit(self, waveform: np.ndarray, place: float) -> np.ndarray:
+        """What of a waveform is trained on, cut from `place` in [0, 1) of where a crop may start; a shorter one is repeated."""
+        return _fit(waveform, self.num_samples, place)
 
 
 def column(rows: Any, name: str) -> list:
@@ -128,7 +132,7 @@ def _undecoded(rows: Any) -> Any:
     return rows
 
 
-def _source(audio: Any) -> Any:
+def audio_source(audio: Any) -> Any:
     """What `load_audio` takes, from the spellings of `datasets`."""
     if isinstance(audio, Mapping):
         return audio["bytes"] if audio.get("bytes") is not None else Path(audio["path"])

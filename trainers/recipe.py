@@ -4,14 +4,17 @@ A recipe has the sections `model`, `lora`, `data` and `paper`, the key `trainer`
 trainer's configuration. Nothing unknown is passed over, and no value is of another type than its field.
 
 - `trainer`: `erm` or `mldg` for a detector, `tracing` for a source tracer of either family, `sastnet` for SASTNet with its
-  own loss. Their configurations are `DetectionConfig`, `MLDGConfig`, `TracingConfig` and `SASTNetTrainingConfig`.
-- `model.family`: `aasist` (the default) or `sastnet`.
+  own loss, `audio_llm` for an audio language model as a detector. Their configurations are `DetectionConfig`, `MLDGConfig`,
+  `TracingConfig`, `SASTNetTrainingConfig` and `AudioLLMTrainingConfig`.
+- `model.family`: `aasist` (the default), `sastnet` or `audio_llm`.
 - `model` of the family `aasist`: any field of `AasistConfig`, such as `frontend` and `tasks`; `base_model` and
   `base_revision`, a pretrained wav2vec 2.0 encoder.
 - `model` of the family `sastnet`: any field of `SASTNetConfig`, such as `task`, `frontend` and `use_semantics`; `wav2vec2`,
   `whisper` and `audiomae`, the parts of `SASTNetForAudioClassification.from_parts`: names on the Hub or folders, where
   `wav2vec2` may be a W2V2-AASIST baseline whose tuned encoder is taken, and `audiomae` is a file.
-- `lora`: `r`, `lora_alpha`, `lora_dropout`, `target_modules`; of the family `aasist` alone.
+- `model` of the family `audio_llm`: `base_model` and `base_revision`, the model to fine-tune; `prompt`, `system_prompt`,
+  `label_words` and `train_encoder` of `AudioLLMDetectorConfig`; `dtype`, `attn_implementation` and `load_in_4bit` (QLoRA).
+- `lora`: `r`, `lora_alpha`, `lora_dropout`, `target_modules`; of the families `aasist` and `audio_llm`.
 - `data`: `corpus`, `dir`, `config`, `train`, `validation`, `missing_audio`, `options`. Of `codecfake-plus-cors`, `config` is
   the task that the lists are balanced for: `vq`, `aux` or `dec`.
 - `paper`: `table`, `row`, `eer` (percent by corpus), `average`, `f1` (percent by task and test set), `note`.
@@ -28,6 +31,8 @@ import yaml
 from transformers import PreTrainedConfig, TrainingArguments
 
 from spooftrace.data_scripts.corpus import MissingAudio
+from spooftrace.trainers.audio_llm_config import AudioLLMTrainingConfig
+from spooftrace.trainers.audio_llm_trainer import AudioLLMTrainer
 from spooftrace.trainers.detection_config import DetectionConfig
 from spooftrace.trainers.detection_trainer import DetectionTrainer
 from spooftrace.trainers.mldg_config import MLDGConfig
@@ -45,6 +50,7 @@ TRAINERS = {
     "mldg": (MLDGConfig, MLDGTrainer),
     "tracing": (TracingConfig, TracingTrainer),
     "sastnet": (SASTNetTrainingConfig, SASTNetTrainer),
+    "audio_llm": (AudioLLMTrainingConfig, AudioLLMTrainer),
 }
 
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -93,7 +99,7 @@ class Recipe:
     """
 
     name: str
-    trainer: Literal["erm", "mldg", "tracing", "sastnet"]
+    trainer: Literal["erm", "mldg", "tracing", "sastnet", "audio_llm"]
     model: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -252,7 +258,11 @@ def _check_model(recipe: Recipe) -> None:
         )
     if recipe.trainer == "sastnet" and family != "sastnet":
         raise RecipeError("trainer sastnet is for model.family sastnet: set it, or trainer to tracing")
-    if not recipe.traces and (family != "aasist" or config.tasks != ["bin"]):
+    if (recipe.trainer == "audio_llm") != (family == "audio_llm"):
+        raise RecipeError(
+            f"trainer {recipe.trainer} with model.family {family}: audio_llm is a trainer and a family, both"
+        )
+    if recipe.trainer in ("erm", "mldg") and (family != "aasist" or config.tasks != ["bin"]):
         raise RecipeError(
             f"trainer {recipe.trainer} is for a detector: model.family {family} with the tasks {', '.join(config.tasks)} "
             "needs trainer tracing"

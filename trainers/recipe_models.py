@@ -7,21 +7,33 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2Config, WhisperConfig, initialization, set_seed
+from transformers import (
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    WhisperConfig,
+    initialization,
+    set_seed,
+)
 
 from spooftrace.modeling import (
     AasistConfig,
     AasistFeatureExtractor,
     AasistForAudioClassification,
+    AudioLLMDetectorConfig,
+    AudioLLMFeatureExtractor,
+    AudioLLMForAudioClassification,
     SASTNetConfig,
     SASTNetFeatureExtractor,
     SASTNetForAudioClassification,
 )
 from spooftrace.modeling.configuration_aasist import QUIET_WAV2VEC2
+from spooftrace.trainers import audio_llm_recipe
 from spooftrace.trainers.recipe_schema import RecipeError
 
 
-Family = Literal["aasist", "sastnet"]
+Family = Literal["aasist", "sastnet", "audio_llm"]
 
 
 class ModelFamily(NamedTuple):
@@ -33,18 +45,20 @@ class ModelFamily(NamedTuple):
         model: what is trained.
         feature_extractor: the class of what is saved beside the model.
         parts: keys that name pretrained parts, with their types.
+        only: fields of the configuration that a recipe may set; by default all.
     """
 
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
-    feature_extractor: type[AasistFeatureExtractor]
+    feature_extractor: type[FeatureExtractionMixin]
     parts: dict[str, Any]
+    only: tuple[str, ...] | None = None
 
     @property
     def fields(self) -> set[str]:
         """Of the configuration; what comes of a training, and adapters, a recipe says elsewhere or not at all."""
         own = {f.name for f in fields(self.config) if f.name in self.config.__annotations__}
-        return own - {"lora", "calibration"}
+        return own - {"lora", "calibration"} if self.only is None else {*self.only}
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -64,6 +78,13 @@ FAMILIES = {
         SASTNetForAudioClassification,
         SASTNetFeatureExtractor,
         dict.fromkeys(("wav2vec2", "whisper", "audiomae"), str | None),
+    ),
+    "audio_llm": ModelFamily(
+        AudioLLMDetectorConfig,
+        AudioLLMForAudioClassification,
+        AudioLLMFeatureExtractor,
+        audio_llm_recipe.PARTS,
+        audio_llm_recipe.FIELDS,
     ),
 }
 MODEL_KEYS = {key: kind for family in FAMILIES.values() for key, kind in family.keys.items()}
@@ -129,6 +150,8 @@ def model_config(model: Mapping[str, Any], lora: Mapping[str, Any] | None, tiny:
     own = {key: value for key, value in model.items() if key in FAMILIES[name].fields}
     complete = _complete_sastnet if name == "sastnet" else _complete_aasist
     try:
+        if name == "audio_llm":
+            return audio_llm_recipe.audio_llm_config(model, lora, tiny)
         own = complete(model, own, tiny)
         return FAMILIES[name].config(**own, **({} if lora is None else {"lora": dict(lora)}))
     except (StrictDataclassError, ValueError, TypeError) as error:
@@ -172,7 +195,7 @@ def _wav2vec2_config(name: str) -> PreTrainedConfig:
 def count_parameters(config: PreTrainedConfig) -> tuple[int, int]:
     """Trained parameters and all of them, counted without making any."""
     with torch.device("meta"), initialization.no_init_weights():
-        model = FAMILIES[config.model_type].model(config)
+        model = next(family for family in FAMILIES.values() if isinstance(config, family.config)).model(config)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
@@ -192,8 +215,10 @@ def build_model(
         OSError: where a part cannot be had.
         ValueError: where one is not complete.
     """
-    set_seed(seed)
     name = model.get("family", "aasist")
+    if name == "audio_llm":
+        return audio_llm_recipe.build_audio_llm(model, lora, seed, tiny)
+    set_seed(seed)
     parts = {key: value for key, value in model.items() if key in FAMILIES[name].parts and value is not None}
     if tiny or (name == "aasist" and "base_model" not in parts):
         return FAMILIES[name].model(model_config(model, lora, tiny))
@@ -216,13 +241,25 @@ def missing_file(model: Mapping[str, Any]) -> str | None:
     return f"model.audiomae is no file: {name}; pass --model.audiomae FILE, or none to begin at random"
 
 
-def feature_extractor(model: Mapping[str, Any], window_samples: int) -> AasistFeatureExtractor:
-    """What is saved beside a recipe's model that was trained on clips of so many samples."""
-    return FAMILIES[model.get("family", "aasist")].feature_extractor(window_samples=window_samples)
+def trainer_parts(section: Mapping[str, Any], model: PreTrainedModel, window_samples: int) -> dict[str, Any]:
+    """
+    What a trainer takes beside a recipe's model: its feature extractor, which is saved with it.
+
+    Args:
+        section: of the recipe.
+        model: by [`build_model`].
+        window_samples: of the clips that it is trained on.
+    """
+    name = section.get("family", "aasist")
+    if name == "audio_llm":
+        return audio_llm_recipe.audio_llm_parts(model, window_samples)
+    return {"processing_class": FAMILIES[name].feature_extractor(window_samples=window_samples)}
 
 
 def model_text(model: Mapping[str, Any], lora: Mapping[str, Any] | None) -> str:
     """A recipe's model in words."""
+    if model.get("family") == "audio_llm":
+        return audio_llm_recipe.audio_llm_text(model, lora)
     config = model_config(model, lora)
     if model.get("family", "aasist") == "sastnet":
         named = {

@@ -15,6 +15,10 @@ from spooftrace.trainers.recipe_models import build_model, count_parameters, mis
 from spooftrace.trainers.train_recipe import build_arguments, build_trainer
 
 
+# A cache would be written to, and half precision is for large models on a GPU, which a rehearsal may have to do without.
+LEFT_OUT = ("feature_cache", "bf16", "fp16")
+
+
 def rehearse(recipe: Recipe, output_dir: str | Path) -> list[str]:
     """
     Builds everything with a tiny random model, makes one step where there is data, and tells what would be done.
@@ -29,7 +33,7 @@ def rehearse(recipe: Recipe, output_dir: str | Path) -> list[str]:
     known = recipe.data.get("dir") is not None or recipe.data["corpus"] == "own"
     clips = load_clips(recipe) if known else Clips(None, stand_in(recipe))
     model = build_model(recipe.model, recipe.lora, recipe.argument("seed"), tiny=True)
-    kept = {name: value for name, value in recipe.arguments.items() if name != "feature_cache"}
+    kept = {name: value for name, value in recipe.arguments.items() if name not in LEFT_OUT}
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(recipe, model, clips, build_arguments(replace(recipe, arguments=kept), folder))
     if not known:

@@ -17,7 +17,7 @@ from spooftrace.trainers.detection_config import DetectionConfig
 from spooftrace.trainers.detection_trainer import DetectionTrainer
 from spooftrace.trainers.recipe import TRAINERS, Recipe, load_recipe
 from spooftrace.trainers.recipe_data import Clips, load_clips
-from spooftrace.trainers.recipe_models import build_model, feature_extractor
+from spooftrace.trainers.recipe_models import build_model, trainer_parts
 from spooftrace.trainers.recipe_schema import RecipeError
 
 
@@ -137,7 +137,7 @@ def build_trainer(recipe: Recipe, model: PreTrainedModel, clips: Clips, args: De
         args,
         train_dataset=clips.train,
         eval_dataset=clips.validation,
-        processing_class=feature_extractor(recipe.model, args.num_samples),
+        **trainer_parts(recipe.model, model, args.num_samples),
     )
 
 

@@ -24,6 +24,7 @@ from spooftrace.data_scripts.protocol import (
     ProtocolError,
     escape_id,
     is_clip,
+    is_inside,
     read_lines,
 )
 from spooftrace.data_scripts.records import parse_json
@@ -90,7 +91,7 @@ def read_allm4add(path: Path, folder: AudioFolder | None = None) -> list[Row]:
 
     Args:
         path: the list.
-        folder: where to find the clips by name; by default at their paths in the list.
+        folder: where to find the clips by name; by default at their paths in the list, relative ones from the list on.
 
     Raises:
         ProtocolError: with all problems of the list.
@@ -102,7 +103,8 @@ def read_allm4add(path: Path, folder: AudioFolder | None = None) -> list[Row]:
     paths: dict[str, set[str]] = {}
     for turn in turns:
         paths.setdefault(_stem(turn.audio), set()).add(turn.audio)
-    rows = [_row(problems, turn, len(paths[_stem(turn.audio)]) == 1, folder) for turn in turns]
+    beside = Path(path).expanduser().absolute().parent
+    rows = [_row(problems, turn, len(paths[_stem(turn.audio)]) == 1, beside, folder) for turn in turns]
     problems.raise_any()
     return rows
 
@@ -132,11 +134,12 @@ def _stem(path: str) -> str:
     return PureWindowsPath(path).stem  # takes both kinds of slashes
 
 
-def _row(problems: Problems, turn: _Turn, is_unique: bool, folder: AudioFolder | None) -> Row:
+def _row(problems: Problems, turn: _Turn, is_unique: bool, beside: Path, folder: AudioFolder | None) -> Row:
     name = _stem(turn.audio) if is_unique else PureWindowsPath(turn.audio).with_suffix("").as_posix().lstrip("/")
     utterance_id = escape_id(name)
     problems.check_id(turn.line, utterance_id)
-    there = turn.audio if os.path.isabs(turn.audio) and is_clip(turn.audio) else None
+    named = beside / turn.audio if is_inside(turn.audio) else Path(turn.audio)
+    there = str(named) if named.is_absolute() and is_clip(named) else None
     return Row(
         utterance_id=utterance_id,
         label=turn.label,

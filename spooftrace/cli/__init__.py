@@ -29,6 +29,7 @@ examples:
   spooftrace trace clip.wav                  which kind of codec made it
   spooftrace score recordings/ --out scores  the scores of many clips, in files; resumes after a crash
   spooftrace evaluate scores protocol.csv    error rates with intervals, per attack, and figures
+  spooftrace prompts --model M --data mine.csv --prompt "Is it fake?"   wordings for an audio language model
   spooftrace train --list                    recipes; train a detector on your own attack domains
   spooftrace corpus list                     the field's corpora: check, build, publish
   spooftrace doctor                          what to mend in this installation

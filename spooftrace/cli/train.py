@@ -16,15 +16,18 @@ examples:
   spooftrace train mldg-table3-mldg-r4 --data.corpus own --data.dir mine.csv --domain_column speaker_id
   spooftrace train recipe.yaml --data.corpus own --data.train train.csv --data.validation dev.csv
   spooftrace train sastnet-table1-sastnet-vq --data.dir /data/CodecFake+ --dry-run
+  spooftrace train allm4add-qwen2-audio --data.dir /data/LA --model.load_in_4bit true
   accelerate launch --num_processes 2 -m spooftrace train mldg-table3-mldg-r4 --data.dir /data/LA
 
 --FIELD VALUE replaces any value of the recipe; RECIPE comes first. Fields are, with a point, those of the sections
   model  family (aasist or sastnet) and all of its configuration, AasistConfig or SASTNetConfig; and pretrained parts,
-         base_model and base_revision, or wav2vec2, whisper and audiomae
-  lora   r, lora_alpha (2 r by default), lora_dropout, target_modules; `--lora none` trains the whole encoder
+         base_model and base_revision, or wav2vec2, whisper and audiomae; of the family audio_llm, base_model,
+         base_revision, prompt, system_prompt, label_words, train_encoder, dtype, attn_implementation, load_in_4bit
+  lora   r, lora_alpha (2 r by default, 16 of audio_llm), lora_dropout, target_modules; `--lora none` trains the whole
+         encoder
   data   dir, corpus, config, train and validation (splits, or tables and folders of your own), missing_audio, options
-and, without one, `trainer` (erm, mldg, tracing or sastnet) and all of its configuration, such as learning_rate, max_steps,
-seed, rawboost, per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column,
+and, without one, `trainer` (erm, mldg, tracing, sastnet or audio_llm) and all of its configuration, such as learning_rate,
+max_steps, seed, rawboost, per_device_train_batch_size, gradient_accumulation_steps, bf16, gradient_checkpointing, domain_column,
 clips_per_domain.
 
 In the folder: checkpoints, recipe.yaml as it was carried out, and in the end the best detector by EER on the validation
@@ -116,8 +119,9 @@ def read_overrides(texts: Sequence[str], refuse: Callable[[str], None]) -> list[
 def _list() -> int:
     from importlib import resources
 
-    for path in sorted((resources.files("spooftrace.trainers") / "recipes").iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".yaml"):
-            summary = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-            print(f"{path.name.removesuffix('.yaml'):<32}  {summary}")
+    folder = resources.files("spooftrace.trainers") / "recipes"
+    names = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+    for name in names:
+        summary = (folder / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        print(f"{name:<32}  {summary}")
     return 0

@@ -15,14 +15,15 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 def check(folder: Path) -> None:
     expected = np.load(folder / "expected.npz")
     model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True).eval()
-    bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
     inputs = extractor(expected["waveform"], sampling_rate=16_000, return_tensors="pt")
     with torch.inference_mode():
         output = model(**inputs)
-        embeddings = bare(**inputs).embeddings
     np.testing.assert_allclose(output.logits.numpy(), expected["logits"], atol=1e-4)
-    torch.testing.assert_close(embeddings, output.embeddings, atol=1e-4, rtol=0)
+    if "AutoModel" in model.config.auto_map:  # a language model's detector has no headless form
+        bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+        with torch.inference_mode():
+            torch.testing.assert_close(bare(**inputs).embeddings, output.embeddings, atol=1e-4, rtol=0)
     classify = pipeline(
         "audio-classification", model=str(folder), feature_extractor=str(folder), trust_remote_code=True
     )
