@@ -35,7 +35,8 @@ Three questions about the neural codec behind fake speech, each with its most pr
   vq   quantiser:           mvq several codebooks, svq one codebook, sq scalar
   aux  auxiliary objective: semantic, disentanglement, none
   dec  decoder:             time (waveform), frequency (spectrum)
-`bonafide` in an answer is genuine speech. A question that no model answers is `-`, and null with --json.
+`bonafide` in an answer says that no codec of a known kind was heard. Tracers learn it from genuine speech, and fakes that no
+codec made get it too: whether speech is genuine is `spooftrace detect`'s question. A question that no model answers is `-`, and null with --json.
 
 `unknown` scores how unlike all known sources a clip is: YES above the model's threshold. The answers then name the known
 classes that it resembles most. Clips that `detect` would not judge get no answer here but the reason why; --json keeps
@@ -45,7 +46,10 @@ A model may have fewer classes than these; its card says which. Several models a
 do. Put the paths first, since --model takes all names behind it.
 """
 
-CAVEAT = "A trace is evidence, not proof: it names the known class that fits best, and a new codec fits one too."
+CAVEAT = (
+    "A trace is evidence, not proof: it names the known class that fits best, and a new codec fits one too. `bonafide` means "
+    "that no codec was heard, not that the clip is genuine: ask `spooftrace detect`."
+)
 
 TASKS = ("vq", "aux", "dec")
 
