@@ -190,7 +190,7 @@ def test_the_stand_in_of_a_rehearsal_has_every_class(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {"family": "gnn"}}, "model.family is 'aasist' or 'sastnet', got 'gnn'"),
+        ({"model": {"family": "gnn"}}, "model.family is 'aasist' or 'sastnet' or 'audio_llm', got 'gnn'"),
         ({"model": {"family": "sastnet", "tasks": ["vq"]}}, "no key is called model (family sastnet).tasks"),
         ({"model": {**TINY_AASIST, "whisper": "x"}}, "no key is called model (family aasist).whisper"),
         ({"model": {"tasks": ["codec"]}}, "model or lora: "),
