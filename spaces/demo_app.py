@@ -1,6 +1,8 @@
 """The demo as a server: models loaded once, the page and its endpoints guarded, files deleted."""
 
+import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -59,13 +61,20 @@ class DemoApp:
         self.folder = private_folder()
         self.models = DemoModels.load(self.settings)
         self.visits = Visits(self.models, self.settings, self.folder)
-        self.example = Path(shutil.copy(str(FILES / "example.flac"), self.folder / "synthetic_speech.flac"))
+        self.example = _lasting_copy(FILES / "example.flac", self.folder / "synthetic_speech.flac")
         self.blocks = build_page(self.visits, self.example)
 
     def launch(self, **options) -> None:
         """Serves the demo until it is stopped; `options` as of `gradio.Blocks.launch`."""
+        if threading.current_thread() is threading.main_thread():
+            # As Ctrl-C: files are deleted at exit, to which the signal that stops a Space would not come.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         threading.Thread(target=self._sweep, daemon=True).start()
-        self.blocks.queue(max_size=self.settings.waiting, default_concurrency_limit=self.settings.running)
+        self.blocks.queue(
+            max_size=self.settings.waiting,
+            default_concurrency_limit=self.settings.running,
+            api_open=False,  # else a direct request would pass the queue and its limits by
+        )
         self.blocks.launch(
             share=False,
             quiet=True,
@@ -91,3 +100,15 @@ class DemoApp:
         while True:
             time.sleep(min(60, self.settings.keep_seconds))
             sweep(self.folder, self.settings.keep_seconds, keep={self.example})
+
+
+def _lasting_copy(source: Path, target: Path) -> Path:
+    """
+    A copy that is never old enough to be deleted.
+
+    Gradio hands out a copy of its own, once, with the time of this one: aged from the start, it would soon be gone.
+    """
+    shutil.copyfile(str(source), target)
+    later = time.time() + 10 * 365 * 86_400
+    os.utime(target, (later, later))
+    return target

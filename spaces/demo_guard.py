@@ -36,6 +36,7 @@ _ROUTES = re.compile(
 _UPLOAD = "/gradio_api/upload"
 _REQUEST_BYTES = 2**18  # of everything but uploads; the largest are a few thousand
 _FORM_BYTES = 2**16  # around the file in an upload
+_LEAST_BYTES = 2**16  # that a stored file counts as: looking through a flood of tiny ones would keep everybody waiting
 
 # No script, style, picture or connection from or to anywhere else. Gradio's own pages need eval and inline scripts.
 _POLICY = (
@@ -117,12 +118,12 @@ class _Sender:
 
 
 def _stored(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Bytes of all files below a folder; a small one counts as `_LEAST_BYTES`, so that there are never very many."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):  # deleted meanwhile
-                total += os.path.getsize(os.path.join(parent, name))
+                total += max(os.path.getsize(os.path.join(parent, name)), _LEAST_BYTES)
     return total
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 from spooftrace.spaces.demo_clip import Progress
 from spooftrace.spaces.demo_inside import can_look_inside
 from spooftrace.spaces.demo_session import EMPTY, Checked, Visits
-from spooftrace.spaces.demo_views import about
+from spooftrace.spaces.demo_views import about, escaped
 from spooftrace.spaces.demo_words import duration
 
 
@@ -133,7 +133,7 @@ def _inside_views(visits: Visits, place: Place, number: gr.Slider) -> gr.HTML:
 
 
 def _note(text: str) -> str:
-    return f'<p class="st-note">{text}</p>'
+    return f'<p class="st-note">{escaped(text)}</p>'
 
 
 def _check_events(

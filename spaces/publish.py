@@ -21,6 +21,7 @@ SUBPACKAGES = ("modeling", "data_scripts", "trainers", "spaces")
 IMPORTED = (PACKAGE, f"{PACKAGE}.modeling", f"{PACKAGE}.spaces")  # by an app; the others need more than core packages
 NOT_VENDORED = ("*.py[cod]", "*.pyi", ".*")
 
+HUB_FILES = (".gitattributes", ".gitignore")
 STALE = ("[!.]*",)  # all but the Hub's own files: what the folder no longer has must not be imported
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 TITLE_LIMIT, TEXT_LIMIT = 64, 60
@@ -183,7 +184,7 @@ def find_space(name: str | os.PathLike) -> Path:
 
 def stage_space(folder: Path, target: Path, *, vendored: bool = True) -> Path:
     """
-    Writes a Space as it is pushed; no network is asked.
+    Writes a Space as it is pushed, without hidden files such as `.env`; no network is asked.
 
     Raises:
         PublishError: for a folder that is no such app, see [`check_space`].
@@ -192,6 +193,8 @@ def stage_space(folder: Path, target: Path, *, vendored: bool = True) -> Path:
     for name, path in local_files(folder).items():
         if name.endswith((".pyc", ".pyo")) or name.partition("/")[0] == PACKAGE and vendored:
             continue
+        if any(part.startswith(".") for part in name.split("/")) and name not in HUB_FILES:
+            continue  # secrets in .env, environments, the settings of editors
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
     if vendored:
@@ -257,6 +260,9 @@ def _requirement_problems(folder: Path, vendored: bool) -> list[str]:
     found = []
     for line in (folder / "requirements.txt").read_text(encoding="utf-8").splitlines():
         text = line.partition(" #")[0].strip()
+        if re.search(r"://[^/\s]*@", text):
+            found.append("requirements.txt shows everybody the login in an address: take it out")
+            continue
         if not text or text.startswith(("#", "--extra-index-url", "--index-url")):
             continue
         if vendored and re.match(rf"{PACKAGE}\b", text):

@@ -7,6 +7,7 @@ pauses, and before each repetition the head is compared with the folder: what al
 import fnmatch
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ ATTEMPTS = 5
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds
 _CONFLICT = (409, 412)  # somebody else committed in between
 _BUSY = (408, 425, 429)  # and everything from 500 on
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
+_TEXTS = {".cfg", ".env", ".ini", ".ipynb", ".json", ".jsonl", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
+_TEXT_BYTES = 2**22  # a longer one is data
 _NOT_PUSHED = {".git", ".cache", "__pycache__", ".DS_Store"}
 
 
@@ -87,10 +91,11 @@ def push_folder(
 
     Raises:
         HubError: where it did not work out.
-        ValueError: for an invalid name, an empty folder, or a card that the Hub does not accept.
+        ValueError: for an invalid name, an empty folder, a file with a token, or a card that the Hub does not accept.
     """
     check_repo_id(repo_id)
     paths = local_files(folder)
+    _refuse_tokens(paths)
     repository = _Repository.open(repo_id, repo_type, token, attempts)
     repository.create(private)
     if revision and not create_pr:
@@ -143,6 +148,18 @@ def local_files(folder: str | os.PathLike) -> dict[str, Path]:
     if not files:
         raise ValueError(f"{folder} holds no files: give the folder that is to be pushed")
     return files
+
+
+def _refuse_tokens(paths: dict[str, Path]) -> None:
+    """Raises `ValueError` where a text holds a token of the Hub, which a history would keep for good."""
+    for name, path in paths.items():
+        is_text = path.suffix in _TEXTS or path.name.startswith(".env")
+        if not is_text or path.stat().st_size > _TEXT_BYTES:
+            continue
+        if _TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+            raise ValueError(
+                f"{name} holds what looks like a token of the Hub, so nothing was pushed: remove it there"
+            )
 
 
 def same_file(path: Path, remote: "RepoFile") -> bool:

@@ -47,7 +47,9 @@ TRAVELLING = (
     "NOTICE*",
     "*.png",
 )
-FOLDERS = ("adapter", RESULTS)
+FOLDERS = {"adapter": ("adapter_*.safetensors", "adapter_config.json", CARD), RESULTS: ("*.yaml", "*.txt", "*.json")}
+# Beside evaluations and the recipe, these may tell where something lay on this machine.
+REPORTS = ("config.json", "conversion_report.json", "results.json", "training.json", "training_result.json")
 
 
 class PublishError(ValueError):
@@ -209,9 +211,22 @@ def _copy(source: Path, target: Path) -> list[str]:
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TRAVELLING):
             shutil.copyfile(path, target / path.name)
         elif path.is_dir() and path.name in FOLDERS:
-            shutil.copytree(path, target / path.name)
+            left_out += _copy_folder(path, target)
         elif path.name not in ("__pycache__", ".git", ".cache"):
             left_out.append(path.name + ("/" if path.is_dir() else ""))
+    return left_out
+
+
+def _copy_folder(source: Path, target: Path) -> list[str]:
+    """The same for the files below one of the folders that travel."""
+    left_out = []
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = path.relative_to(source.parent)
+        if any(fnmatchcase(path.name, pattern) for pattern in FOLDERS[source.name]):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / name)
+        elif "__pycache__" not in name.parts:
+            left_out.append(name.as_posix())
     return left_out
 
 
@@ -225,6 +240,10 @@ def _clean(folder: Path) -> None:
         for source in [*report.get("sources", []), *([comparison["other"]] if comparison.get("other") else [])]:
             _clean_source(source)
         path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    for path in (folder / name for name in REPORTS if (folder / name).is_file()):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if (public := public_recipe(report)) != report:
+            path.write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
     if (path := folder / RECIPE).is_file():
         recipe = public_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
         path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,5 +1,6 @@
 """The models that there are: shipped with spooftrace, in folders, and on the Hub under an owner, each with its card in short."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -104,8 +105,8 @@ def _local(name: str, place: Literal["shipped", "folder"], folder: Path) -> Mode
     try:
         facts = read_facts(folder)
         return _summary(name, place, facts)
-    except (KeyError, TypeError, ValueError) as error:
-        return ModelSummary(name, place, problem=" ".join(str(error).split()))
+    except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:  # reports of any form
+        return ModelSummary(name, place, problem=" ".join(str(error).split()) or "its evaluation has an unknown form")
 
 
 def _summary(name: str, place: Literal["shipped", "folder"], facts: ModelFacts) -> ModelSummary:
@@ -151,19 +152,31 @@ def from_card(repo_id: str, revision: str | None, card: Any) -> ModelSummary:
     """
     data = card.to_dict() if card is not None else {}
     own = data.get(TAG) if isinstance(data.get(TAG), Mapping) else {}
-    license, base = data.get("license"), data.get("base_model")
+    base = data.get("base_model")
     return ModelSummary(
         repo_id,
         "hub",
-        own.get("family"),
-        own.get("tasks"),
-        license if isinstance(license, str) else None,
-        base[0] if isinstance(base, list) and base else base,
-        data.get("training_corpora"),
+        _text(own.get("family")),
+        _texts(own.get("tasks")),
+        _text(data.get("license")),
+        _text(base[0] if isinstance(base, list) and base else base),
+        _texts(data.get("training_corpora")),
         list(_rates(data.get("model-index"))),
         revision,
         None if data else "it has no card",
     )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _texts(value: Any) -> list[str] | None:
+    return [str(part) for part in value] if isinstance(value, list) else None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _rates(index: Any) -> Iterable[ModelRate]:
@@ -171,8 +184,10 @@ def _rates(index: Any) -> Iterable[ModelRate]:
     for model in index if isinstance(index, list) else ():
         for result in model.get("results") or ():
             for metric in result.get("metrics") or ():
-                if metric.get("type") != "eer" or not isinstance(metric.get("value"), (int, float)):
+                value = metric.get("value")
+                if metric.get("type") != "eer" or type(value) not in (int, float) or not math.isfinite(value):
                     continue
                 trials = metric.get("args") if isinstance(metric.get("args"), Mapping) else {}
                 name = (result.get("dataset") or {}).get("name") or "unnamed data"
-                yield ModelRate(str(name), trials.get("bonafide"), trials.get("spoof"), float(metric["value"]))
+                counts = (_count(trials.get(key)) for key in ("bonafide", "spoof"))
+                yield ModelRate(str(name), *counts, float(value))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_hub import READ, SmallHub, small_hub
 
-from spooftrace.hub import check_repo_id, local_files
+from spooftrace.hub import check_repo_id, local_files, push_folder
 
 
 # The client reads its endpoint when it is imported: all calls run in one process of their own, one after the other.
@@ -169,3 +169,11 @@ def test_without_a_way_to_the_hub_the_reason_is_named(hub, folder, variables, wo
 def test_a_bad_name_is_refused(name):
     with pytest.raises(ValueError, match=r".+"):
         check_repo_id(name)
+
+
+@pytest.mark.parametrize("name", ["README.md", ".env", "deep/notes.txt"])
+def test_a_folder_with_a_token_of_the_hub_is_not_pushed(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f"HF_TOKEN=hf_{'aB3' * 12}\n")
+    with pytest.raises(ValueError, match=f"{name} holds what looks like a token"):
+        push_folder(tmp_path, "alice/mine", message="a push")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_hub import READ, SmallHub, small_hub
+from small_hub import READ, WRITE, SmallHub, small_hub
 from tiny_training import tiny_recipe, write_encoder, write_own_corpus
 
 
@@ -47,7 +47,7 @@ def trained(tmp_path_factory) -> tuple[SmallHub, dict[str, dict], Path, str]:
     root = tmp_path_factory.mktemp("runs")
     runs = {
         "away": {},  # the first one, so that the faults of making a repository are its own
-        "well": {},
+        "well": {"hub_token": WRITE},
         "background": {},
         "full": {},
         "reading": {"hub_token": READ},
@@ -102,6 +102,14 @@ def test_what_the_hub_does_not_take_in_the_end_is_told_with_what_pushes_it(train
     assert "may not write to alice/full" in results["full"]["problem"]
     assert f"`spooftrace publish {folder} alice/full` pushes it" in results["full"]["problem"]
     assert (folder / "model.safetensors").is_file() and (folder / "checkpoint-2").is_dir()
+
+
+def test_what_training_pickles_holds_no_token(trained):
+    hub, _, root, _ = trained
+    places = (root / "well", root / "well" / "checkpoint-2")
+    pickles = [(folder / "training_args.bin").read_bytes() for folder in places]
+    for pickled in (*pickles, hub.files("alice/well")["training_args.bin"]):
+        assert b"hub_token" in pickled and WRITE.encode() not in pickled
 
 
 def test_a_token_that_may_not_write_is_refused_before_the_work(trained):

@@ -8,6 +8,7 @@ from small_hub import small_hub
 from tiny_runs import tiny_folder
 
 from spooftrace.cli import main
+from spooftrace.cli.models import _lines
 from spooftrace.model_staging import shipped_models, stage_model
 from spooftrace.models import from_card, list_models, model_folders
 
@@ -104,3 +105,22 @@ def test_the_shipped_ones_are_known_by_name():
 
 def test_a_model_without_a_card_is_listed():
     assert from_card("alice/bare", "1234567", None).problem == "it has no card"
+
+
+class _Card:
+    def __init__(self, data: dict):
+        self._data = data
+
+    def to_dict(self) -> dict:
+        return self._data
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "3", None])
+def test_whatever_a_card_holds_it_can_be_listed(value):
+    metrics = [{"type": "eer", "value": value}, {"type": "eer", "value": 3, "args": {"bonafide": value}}]
+    own = {"family": 3, "tasks": [value]}
+    data = {"spooftrace": own, "license": [1], "base_model": [value], "training_corpora": value}
+    model = from_card("alice/odd", "1234567", _Card({**data, "model-index": [{"results": [{"metrics": metrics}]}]}))
+    assert [rate.eer_percent for rate in model.rates] == [3.0] and model.family is None
+    json.dumps(model.to_dict(), allow_nan=False)
+    assert "EER 3.00 % on unnamed data" in "\n".join(_lines(model))

@@ -233,6 +233,25 @@ def test_a_generated_card_is_made_anew_until_somebody_changes_it(made, tmp_path)
     assert "Trained on: second-corpus." in cards[2] and "## How it was trained" in cards[2]
 
 
+def test_a_private_file_among_the_adapters_stays_and_a_path_in_the_configuration_goes(made, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "staged"
+    shutil.copytree(made["adapters"], source)
+    target.mkdir()
+    for name in ("training_args.bin", ".env", "step-3/optimizer.pt"):
+        (source / "adapter" / name).parent.mkdir(exist_ok=True)
+        (source / "adapter" / name).write_bytes(b"mine")
+    config = json.loads((source / "config.json").read_text())
+    write_json(source / "config.json", {**config, "_name_or_path": "/home/me/runs/mine"})
+    staged = stage_model(source, "alice/mine", target)
+    assert {"adapter/.env", "adapter/step-3/optimizer.pt", "adapter/training_args.bin"} <= set(staged.left_out)
+    assert {name for name in staged.files if name.startswith("adapter/")} <= {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/README.md",
+    }
+    assert json.loads((target / "config.json").read_text())["_name_or_path"] == "mine"
+
+
 def test_adapters_name_their_encoder_and_their_folder_travels(made, tmp_path):
     staged = stage_model(made["adapters"], "alice/mine", tmp_path)
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(staged.files)

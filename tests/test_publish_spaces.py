@@ -1,5 +1,6 @@
 """`spooftrace publish --type metric` and `--type space`: what is pushed, what is refused, and that it works elsewhere."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,10 +87,26 @@ def test_the_package_in_a_space_is_the_one_that_is_installed(app, tmp_path):
         assert there == {path.relative_to(ROOT / part) for path in (ROOT / part).rglob("*.py")}
 
 
+def test_hidden_files_beside_an_app_stay(app, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "staged"
+    shutil.copytree(app, source)
+    for name in (".env", ".venv/lib/a.py", "pages/.secret", ".gitattributes"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("mine")
+    stage_space(source, target, vendored=False)
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert found == {".gitattributes", "README.md", "app.py", "requirements.txt", "style.css"}
+
+
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
         ("README.md", HEADER.replace("6.31.0", "6"), "sdk_version 6 is not pinned"),
+        (
+            "requirements.txt",
+            "--extra-index-url https://me:secret@index.example/simple\n",
+            "shows everybody the login",
+        ),
         ("README.md", HEADER.replace("app.py", "main.py"), "app_file 'main.py' is not there"),
         ("README.md", HEADER.replace("title: App", "colorFrom: orange"), "no title; colorFrom 'orange'"),
         ("README.md", HEADER.replace("gradio", "docker"), "not gradio"),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -24,7 +25,7 @@ from spooftrace.cli import main  # noqa: E402
 from spooftrace.detector import Detector  # noqa: E402
 from spooftrace.modeling import SASTNetFeatureExtractor  # noqa: E402
 from spooftrace.results import Detection, Failure, SourceAnswer, Trace, UnknownAnswer, Window  # noqa: E402
-from spooftrace.spaces import demo_clip, demo_guard, demo_inside, demo_pictures, demo_views, demo_words  # noqa: E402
+from spooftrace.spaces import demo_app, demo_clip, demo_guard, demo_inside, demo_pictures, demo_views, demo_words  # noqa: E402
 from spooftrace.spaces.demo_models import DemoModels, DemoSettings, public_name  # noqa: E402
 from spooftrace.spaces.demo_session import Visits  # noqa: E402
 from spooftrace.spaces.demo_thresholds import OperatingPoints, Threshold, measure  # noqa: E402
@@ -310,9 +311,10 @@ def test_the_guard_refuses(body, path, status):
     assert ask(body, path, pieces=3)[0] == status
 
 
-def test_the_guard_refuses_uploads_while_too_much_waits_to_be_deleted(tmp_path):
+@pytest.mark.parametrize("size", [101, 0])  # a flood of empty files is one, too
+def test_the_guard_refuses_uploads_while_too_much_waits_to_be_deleted(tmp_path, size):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "waiting.wav").write_bytes(bytes(101))
+    (tmp_path / "a" / "waiting.wav").write_bytes(bytes(size))
     status, words = ask(b"x", "/gradio_api/upload", folder=tmp_path)
     assert status == 503 and b"Try again" in words
     assert ask(b'{"data": []}', folder=tmp_path)[0] == 200
@@ -326,6 +328,13 @@ def test_old_files_are_swept_and_young_and_kept_ones_stay(tmp_path):
             os.utime(tmp_path / name, (0, 0))
     demo_guard.sweep(tmp_path, 60, keep={tmp_path / "kept.wav"})
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/young.wav", "kept.wav"]
+
+
+def test_the_example_lasts_though_its_copies_take_over_its_age(tmp_path):
+    example = demo_app._lasting_copy(EXAMPLE, tmp_path / "example.flac")
+    copy = Path(shutil.copy2(example, tmp_path / "copy.flac"))  # as Gradio makes it
+    demo_guard.sweep(tmp_path, 0)
+    assert example.is_file() and copy.is_file()
 
 
 def test_the_space_has_a_valid_header_and_pins_what_it_runs_on():

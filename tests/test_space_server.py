@@ -218,6 +218,12 @@ def test_routes_without_a_use_here_are_not_there(server):
             assert httpx.request(method, f"{server.url}/{route}").status_code == 404, route
 
 
+@pytest.mark.parametrize("endpoint", ["detect", "trace"])
+def test_no_request_passes_the_queue_by(server, endpoint):
+    answer = httpx.post(f"{server.url}/gradio_api/run/{endpoint}", json={"data": [None]})
+    assert answer.status_code == 404 and "queue" in answer.text
+
+
 def test_large_requests_are_refused_before_they_are_read(server):
     def endless():
         for _ in range(1000):

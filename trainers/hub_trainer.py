@@ -12,12 +12,19 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from spooftrace.hub import HubError, Push, ask_hub, is_transient, push_folder
-from spooftrace.model_staging import PublishError, stage_model
+from spooftrace.model_staging import stage_model
 
 
 logger = logging.get_logger(__name__)
 
 ATTEMPTS_AT_START = 3
+
+
+class _Unpickled(str):
+    """A token that is `None` once it is pickled: transformers saves its arguments beside each checkpoint, and pushes them."""
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(None), ()
 
 
 class HubTrainer(Trainer):
@@ -34,6 +41,8 @@ class HubTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         self._pushes: list[Future] = []
         super().__init__(*args, **kwargs)
+        if self.args.hub_token:
+            self.args.hub_token = _Unpickled(self.args.hub_token)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """
@@ -116,7 +125,7 @@ class HubTrainer(Trainer):
             if self.hub_model_id is None:
                 self._make_repository(attempts=ATTEMPTS_AT_START)
             push = self._push_folder(folder)
-        except (HubError, PublishError) as error:
+        except (OSError, ValueError) as error:  # of the Hub, the disk, or what lies in the folder
             target = self._repository_name()
             self._note(f"{error}. It lies in {folder}: `spooftrace publish {folder} {target}` pushes it")
             return None

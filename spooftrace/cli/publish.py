@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spooftrace.cli._arguments import positive_int
+
 
 if TYPE_CHECKING:
     from spooftrace.hub import Push
@@ -71,7 +73,7 @@ def _add_push_options(group: Any) -> None:
     group.add_argument("--revision", metavar="R", help="branch to push to (main)")
     group.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     group.add_argument("--message", metavar="M", help="title of the commit")
-    group.add_argument("--attempts", type=int, default=5, metavar="N", help="tries while the Hub is busy (5)")
+    group.add_argument("--attempts", type=positive_int, default=5, metavar="N", help="tries while the Hub is busy (5)")
     group.add_argument("--staging", metavar="DIR", help="new folder for what is pushed; it is kept")
     group.add_argument("--no-check", action="store_true", help="do not load it as a stranger would")
     group.add_argument("--dry-run", action="store_true", help="show what would be pushed; the Hub is not asked")
