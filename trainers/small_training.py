@@ -10,6 +10,7 @@ import json
 import math
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ class AuxiliaryClassifier(nn.Module):
         return self.layers(torch.cat([rows.mean(dim=2), rows.std(dim=2)], dim=1))
 
 
-class SmallTraining:
+class SmallTraining(ABC):
     """Model, its moving average, optimiser and the step they have reached; a subclass says what a step learns.
 
     Args:
@@ -108,9 +109,9 @@ class SmallTraining:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
         self.step = 0
 
+    @abstractmethod
     def batch_loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of a newly drawn batch, and its cross-entropy for the log."""
-        raise NotImplementedError
 
     def advance(self) -> float:
         """One step; everything random in it follows from the seed and its number. Returns the cross-entropy."""
