@@ -7,7 +7,7 @@ everything before that is here, so that both read, cut, batch and fail alike.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +25,7 @@ from spooftrace.audio import (
     iter_audio,
     reusable_source,
 )
+from spooftrace.exact_convolutions import exact_convolutions
 from spooftrace.results import Failure
 from spooftrace.windows import Material, cut_windows
 
@@ -119,7 +120,8 @@ class WindowModel:
             windows = [np.resize(window, self.window_samples) for window in windows]
         inputs = self.feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         inputs = inputs.to(self.device, dtype=self.model.dtype)
-        with torch.inference_mode(), _without_tf32(), _precision_named(self.model):
+        precision = exact_convolutions if self.device.type == "cuda" else nullcontext()
+        with torch.inference_mode(), precision, _precision_named(self.model):
             return (function or self.model)(**inputs)
 
 
@@ -237,18 +239,6 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=device).device
     except (AssertionError, RuntimeError) as error:  # torch raises either, by its build
         raise ValueError(f"There is no device {str(device)!r} here: pass 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Convolutions on CUDA in full float32: by default they keep 10 bits, and a score would depend on its batch."""
-    convolution = torch.backends.cudnn.conv
-    before = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolution.fp32_precision = before
 
 
 @contextmanager
