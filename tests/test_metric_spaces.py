@@ -3,17 +3,16 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from spooftrace import metrics
-from spooftrace.spaces import metric_spaces
-from spooftrace.spaces.metric_spaces import FOLDER, SLUGS, originals, renew_copies, write_metric_space
+from spooftrace.spaces.metric_spaces import SLUGS, write_metric_space
 
 
 for _name in ("datasets", "evaluate", "gradio"):
@@ -109,27 +108,22 @@ def offline(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def from_folder(offline, tmp_path_factory) -> dict:
-    return run(MEASURE + WAYS + PRINT, FOLDER, env=offline, cwd=tmp_path_factory.mktemp("elsewhere"))
+def spaces(tmp_path_factory) -> Path:
+    """The four Spaces as they are pushed."""
+    folder = tmp_path_factory.mktemp("spaces")
+    for slug in SLUGS:
+        write_metric_space(slug, folder / slug)
+    return folder
 
 
-@pytest.mark.parametrize("slug", SLUGS)
-def test_a_space_holds_copies_of_the_originals(slug):
-    for name, original in originals().items():
-        assert (FOLDER / slug / name).read_bytes() == original.read_bytes(), (
-            f"metrics/{slug}/{name} is stale: python -m spooftrace.spaces.metric_spaces"
-        )
+@pytest.fixture(scope="module")
+def from_folder(offline, spaces, tmp_path_factory) -> dict:
+    return run(MEASURE + WAYS + PRINT, spaces, env=offline, cwd=tmp_path_factory.mktemp("elsewhere"))
 
 
-def test_stale_and_missing_copies_are_renewed(tmp_path, monkeypatch):
-    shutil.copytree(FOLDER, tmp_path / "metrics", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(metric_spaces, "FOLDER", tmp_path / "metrics")
-    (tmp_path / "metrics" / "shared" / "trials.py").write_text("# changed")
-    (tmp_path / "metrics" / "cllr" / "metrics.py").unlink()
-    stale = {path.relative_to(tmp_path / "metrics").as_posix() for path in renew_copies()}
-    assert stale == {"cllr/metrics.py"} | {f"{slug}/trials.py" for slug in SLUGS}
-    assert (tmp_path / "metrics" / "eer" / "trials.py").read_text() == "# changed"
-    assert renew_copies() == []
+def test_a_space_holds_what_the_package_measures_with(spaces):
+    for slug in SLUGS:
+        assert (spaces / slug / "metrics.py").read_bytes() == Path(metrics.__file__).read_bytes()
 
 
 def test_a_folder_gives_the_numbers_of_the_package(from_folder):
@@ -164,7 +158,7 @@ def test_a_wrong_input_says_what_is_wrong(from_folder, case, text):
     assert from_folder["errors"][case].startswith(text)
 
 
-def test_a_hub_gives_the_numbers_of_the_package(hub, tmp_path):
+def test_a_hub_gives_the_numbers_of_the_package(hub, spaces, tmp_path):
     push = """
 import json, sys
 from huggingface_hub import HfApi
@@ -173,9 +167,7 @@ for slug in ("eer", "min_dcf", "min_tdcf", "cllr"):
     HfApi().upload_folder(repo_id=f"alice/{slug}", repo_type="space", folder_path=f"{sys.argv[1]}/{slug}")
 print(json.dumps("pushed"))
 """
-    for slug in SLUGS:
-        write_metric_space(slug, tmp_path / slug)
-    run(push, tmp_path, env=hub.env(), cwd=tmp_path)
+    run(push, spaces, env=hub.env(), cwd=tmp_path)
     (away := tmp_path / "away").mkdir()
     assert run(MEASURE + PRINT, "alice", env=hub.env(token=None), cwd=away) == pytest.approx(expected(), abs=1e-12)
     assert {"metrics.py", "trials.py", "app.py"} < hub.files("alice/eer", kind="space").keys()
@@ -211,13 +203,13 @@ print(json.dumps(found))
 """
 
 
-def test_each_page_answers_over_http(offline, tmp_path):
+def test_each_page_answers_over_http(offline, spaces, tmp_path):
     (tmp_path / "scores.txt").write_text("a 1.5\nb 0.2\nc -1.0\nd 0.4\ne 9\n")
     key = "s1 a - - bonafide\ns1 b - - bonafide\ns2 c - A01 spoof\ns2 d - A02 spoof\n"
     (tmp_path / "key.txt").write_text(key)
     (tmp_path / "more.txt").write_text(f"{key}s2 f - A02 spoof\n")
     (tmp_path / "twice.txt").write_text(f"{key}s2 d - A02 spoof\n")
-    found = run(PAGES, FOLDER, env=offline, cwd=tmp_path)
+    found = run(PAGES, spaces, env=offline, cwd=tmp_path)
     wanted = expected()
     assert found["eer"][0] == f"# EER {100 * wanted['eer']:.2f} %"
     assert found["min_dcf"][0] == f"# minDCF {wanted['min_dcf']:.4f}"
@@ -244,8 +236,8 @@ def test_each_page_answers_over_http(offline, tmp_path):
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_the_card_is_a_spaces_and_its_example_true(slug):
-    text = (FOLDER / slug / "README.md").read_text(encoding="utf-8")
+def test_the_card_is_a_spaces_and_its_example_true(spaces, slug):
+    text = (spaces / slug / "README.md").read_text(encoding="utf-8")
     card = yaml.safe_load(text.split("---")[1])
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {card["colorFrom"], card["colorTo"]} <= colours
