@@ -27,14 +27,15 @@ _TOO_LARGE = "The request is larger than the {} bytes allowed here."
 _FULL = "Too many clips wait to be deleted. Try again in some minutes."
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
 
-# Routes that pages and clients of this demo use; everything else is not found.
+# Routes that pages and clients of this demo use; everything else is not found. To cancel is not among them: Gradio frees the
+# place of a cancelled run at once, while its thread works on, and so many would run at the same time.
 _ROUTES = re.compile(
     r"/(?:$|config/?$|theme\.css$|robots\.txt$|manifest\.json$|favicon\.ico$|pwa_icon(?:/\w+)?$|static/|assets/|svelte/)"
     r"|/gradio_api/(?:info/?$|app_id/?$|theme\.css$|startup-events$|upload/?$|upload_progress$|heartbeat/\w+$"
-    r"|queue/(?:join|data)/?$|(?:call|run)/\w+(?:/\w+)?/?$|cancel$|reset/?$|file=(?!\w+:))"
+    r"|queue/(?:join|data)/?$|(?:call|run)/\w+(?:/\w+)?/?$|file=(?!\w+:))"
 )
 _UPLOAD = "/gradio_api/upload"
-_REQUEST_BYTES = 2**18  # of everything but uploads; the largest are a few thousand
+_REQUEST_BYTES = 2**14  # of everything but uploads; Gradio writes what it refuses to the log, as a whole
 _FORM_BYTES = 2**16  # around the file in an upload
 _LEAST_BYTES = 2**16  # that a stored file counts as: looking through a flood of tiny ones would keep everybody waiting
 

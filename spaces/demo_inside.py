@@ -10,7 +10,7 @@ from spooftrace.audio import SAMPLING_RATE
 from spooftrace.modeling import SASTNetForAudioClassification
 from spooftrace.spaces.demo_pictures import heat_map
 from spooftrace.spaces.demo_views import escaped
-from spooftrace.spaces.demo_words import CLASSES, TASKS, clock
+from spooftrace.spaces.demo_words import CLASSES, TASKS, stretch
 from spooftrace.tracer import Tracer, TracingModel
 
 
@@ -88,10 +88,9 @@ def inside_views(found: Sequence[Inside], start: float, end: float) -> str:
         found: of each model.
         start, end: of the stretch of sound in the clip, in seconds.
     """
-    times = f"{clock(start)} to {clock(end)} s"
     parts = "".join(_views(inside) for inside in found)
     return (
-        f'<section class="st-card"><h2>Inside the tracer, {times}</h2>{parts}<p class="st-quiet">Light is much, dark is '
+        f'<section class="st-card"><h2>Inside the tracer, {stretch(start, end)}</h2>{parts}<p class="st-quiet">Light is much, dark is '
         "little, each picture on a scale of its own; time runs to the right. These are what the network computed on its way, "
         "not a proof of anything.</p></section>"
     )

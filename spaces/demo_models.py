@@ -65,11 +65,10 @@ class OfferedDetector:
 
 @dataclass(frozen=True)
 class DemoModels:
-    """All that is loaded: at least one detector, and a tracer with its model card or `None`."""
+    """All that is loaded: at least one detector, and a tracer or `None`."""
 
     detectors: dict[str, OfferedDetector]
     tracer: Tracer | None
-    tracer_card: Path | None
 
     @classmethod
     def load(cls, settings: DemoSettings) -> "DemoModels":
@@ -84,8 +83,7 @@ class DemoModels:
         names = [entry.name for entry in offered]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"A demo needs detectors of different names, got {', '.join(names) or 'none'}.")
-        card = _card(settings.tracer[0], "tracer") if settings.tracer else None
-        return cls(dict(zip(names, offered, strict=True)), _load_tracer(settings), card)
+        return cls(dict(zip(names, offered, strict=True)), _load_tracer(settings))
 
 
 def _load_detector(model: str, settings: DemoSettings) -> OfferedDetector:
@@ -94,7 +92,7 @@ def _load_detector(model: str, settings: DemoSettings) -> OfferedDetector:
     name = detector.model_info["name"] = public_name(detector.model_info["name"])
     folder = Path(model) if source is not None and os.path.isdir(model) else None
     points = OperatingPoints.find(detector.model_info["revision"], folder)
-    return OfferedDetector(name, detector, points, _card(model, "default"))
+    return OfferedDetector(name, detector, points, _card(model))
 
 
 def _load_tracer(settings: DemoSettings) -> Tracer | None:
@@ -107,8 +105,8 @@ def _load_tracer(settings: DemoSettings) -> Tracer | None:
     return tracer
 
 
-def _card(model: str, shipped: str) -> Path | None:
-    card = (default_folder(shipped) if model == SHIPPED else Path(model)) / "README.md"
+def _card(model: str) -> Path | None:
+    card = (default_folder("default") if model == SHIPPED else Path(model)) / "README.md"
     return card if card.is_file() else None
 
 

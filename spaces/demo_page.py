@@ -1,16 +1,18 @@
 """The page of the demo, and its two endpoints for programs: `/detect` and `/trace`."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import gradio as gr
+from gradio.components import Component
 
 from spooftrace.spaces.demo_clip import Progress
 from spooftrace.spaces.demo_inside import can_look_inside
 from spooftrace.spaces.demo_session import EMPTY, Checked, Visits
-from spooftrace.spaces.demo_views import about, escaped
+from spooftrace.spaces.demo_views import about
 from spooftrace.spaces.demo_words import duration
 
 
@@ -62,12 +64,12 @@ def build_page(visits: Visits, example: Path) -> gr.Blocks:
 def _about(visits: Visits) -> gr.HTML:
     detectors = {name: offered.detector for name, offered in visits.models.detectors.items()}
     cards = {name: offered.card for name, offered in visits.models.detectors.items() if offered.card}
-    return gr.HTML(about(detectors, cards, visits.models.tracer_card))
+    return gr.HTML(about(detectors, cards, visits.models.tracer))
 
 
 def _percent_slider() -> gr.Slider:
     return gr.Slider(
-        1, 30, START_PERCENT, step=1, label="Genuine clips that may be flagged by mistake, in percent", buttons=[]
+        1, 30, START_PERCENT, step=1, label="Of 100 genuine clips, how many may be flagged by mistake?", buttons=[]
     )
 
 
@@ -80,12 +82,25 @@ def _model_choice(visits: Visits, label: str = "Detector") -> gr.Radio:
     return gr.Radio(names, value=names[0], label=label, visible=len(names) > 1)
 
 
+def _card() -> gr.HTML:
+    """Where a verdict appears; it stays while its content changes, or it would not be read out."""
+    return gr.HTML(EMPTY, js_on_load="element.setAttribute('role', 'status')")
+
+
 def _timeline() -> gr.HTML:
     return gr.HTML(js_on_load=(FILES / "timeline.js").read_text(encoding="utf-8"), apply_default_css=False)
 
 
 def _player() -> gr.Audio:
-    return gr.Audio(label="The window that was pressed", interactive=False, autoplay=True, type="numpy", buttons=[])
+    """Hidden by its style until there is something to hear."""
+    return gr.Audio(
+        label="The part that was pressed",
+        interactive=False,
+        autoplay=True,
+        type="numpy",
+        buttons=[],
+        elem_classes="st-player",
+    )
 
 
 def _reporting(progress: gr.Progress) -> Progress:
@@ -100,47 +115,58 @@ def _check_tab(visits: Visits, example: Path) -> None:
             try_example = gr.Button("Try an example: synthetic speech", size="sm")
             model = _model_choice(visits)
         with gr.Column(scale=3, min_width=300, elem_classes="st-results"):
-            card, percent = gr.HTML(EMPTY), _percent_slider()
-            words = gr.HTML(_note(visits.words(model.value, START_PERCENT)))
-            place = Place(clip, model, gr.State(time_to_live=STATE_SECONDS), card, _timeline())
+            place = Place(clip, model, gr.State(time_to_live=STATE_SECONDS), _card(), _timeline())
             with gr.Column(visible=False) as listen:
-                with gr.Row():
-                    number = gr.Slider(1, 2, 1, step=1, label="Window", scale=3, buttons=[])
-                    play = gr.Button("Play window", scale=1, min_width=120)
                 player = _player()
+                with gr.Row():
+                    number = gr.Slider(1, 2, 1, step=1, label="Part of the clip", scale=3, buttons=[])
+                    play = gr.Button("Play this part", scale=1, min_width=120)
                 inside = _inside_views(visits, place, number)
+            percent, promise = _percent_slider(), gr.HTML(visits.promise(None, model.value, START_PERCENT))
             source = gr.HTML()
             download = gr.DownloadButton("Download the report (JSON)", visible=False)
         with gr.Column(scale=2, min_width=300):
             _about(visits)
     try_example.click(lambda: str(example), None, clip, **LIGHT)
-    clip.change(lambda: "", None, inside, **LIGHT)
-    _check_events(visits, place, percent, words, source, download, listen, number)
+    _clear_events([clip, model], [*place.shown, source, inside, player], [listen, download])
+    _check_events(visits, place, percent, promise, source, download, listen, number)
     _play_events(visits, place, player)
-    play.click(_play_number(visits), [clip, place.checked, number], player, **LIGHT)
+    place.timeline.select(_pressed, None, number, **LIGHT)
+    play.click(lambda checked, chosen: visits.play(checked, chosen - 1), [place.checked, number], player, **LIGHT)
+
+
+def _clear_events(given: Sequence[Component], filled: Sequence[Component], hidden: Sequence[Component]) -> None:
+    """
+    What was said of another clip goes in the browser, at once: the answer on the new one may be long in coming, or fail.
+
+    Args:
+        given: what the answer depends on.
+        filled: with the answer; the first is where a verdict appears.
+        hidden: while there is no answer.
+    """
+    values = [EMPTY, *[None if isinstance(part, gr.Audio) else "" for part in filled[1:]]]
+    values += [{"__type__": "update", "visible": False}] * len(hidden)
+    changes = [part.change for part in given]
+    gr.on(changes, None, None, [*filled, *hidden], js=f"() => {json.dumps(values)}", **LIGHT)
 
 
 def _inside_views(visits: Visits, place: Place, number: gr.Slider) -> gr.HTML:
     """A button for views into the tracer, where it has any, and the place for them."""
-    look = gr.Button("Look inside the tracer from this window on", visible=can_look_inside(visits.models.tracer))
+    look = gr.Button("Look inside the tracer from this part on", visible=can_look_inside(visits.models.tracer))
     inside = gr.HTML()
 
-    def show(path: str | None, checked: Checked | None, chosen: float) -> str:
-        return visits.inside(path, checked, chosen - 1)
+    def show(checked: Checked | None, chosen: float) -> str:
+        return visits.inside(checked, chosen - 1)
 
-    look.click(show, [place.clip, place.checked, number], inside, **HEAVY)
+    look.click(show, [place.checked, number], inside, **HEAVY)
     return inside
-
-
-def _note(text: str) -> str:
-    return f'<p class="st-note">{escaped(text)}</p>'
 
 
 def _check_events(
     visits: Visits,
     place: Place,
     percent: gr.Slider,
-    words: gr.HTML,
+    promise: gr.HTML,
     source: gr.HTML,
     download: gr.DownloadButton,
     listen: gr.Column,
@@ -149,15 +175,16 @@ def _check_events(
     def check(path: str | None, model: str, share: float, progress=gr.Progress()):  # noqa: B008  gradio's way
         checked = None if path is None else visits.check(path, model, _reporting(progress), traced=True)
         windows = [] if checked is None else checked.windows
-        slider = gr.Slider(maximum=max(len(windows), 2), value=1)
-        return checked, *judge(checked, model, share), gr.Column(visible=len(windows) > 0), slider
+        slider = gr.Slider(maximum=max(len(windows), 2), value=1, visible=len(windows) > 1)
+        return checked, *judge(path, model, checked, share), gr.Column(visible=len(windows) > 0), slider
 
-    def judge(checked: Checked | None, model: str, share: float):
-        path = visits.report(checked, share)
-        button = gr.DownloadButton(value=path, visible=path is not None)
-        return *visits.show(checked, share), _note(visits.words(model, share)), button
+    def judge(path: str | None, model: str, checked: Checked | None, share: float):
+        checked = visits.current(checked, path, model)
+        report = visits.report(checked, share)
+        button = gr.DownloadButton(value=report, visible=report is not None)
+        return *visits.show(checked, share), visits.promise(checked, model, share), button
 
-    judged = [*place.shown, source, words, download]
+    judged = [*place.shown, source, promise, download]
     gr.on(
         [place.clip.change, place.model.change],
         check,
@@ -166,18 +193,20 @@ def _check_events(
         show_progress_on=place.card,
         **HEAVY,
     )
-    percent.change(judge, [place.checked, place.model, percent], judged, trigger_mode="always_last", **LIGHT)
+    inputs = [place.clip, place.model, place.checked, percent]
+    percent.change(judge, inputs, judged, trigger_mode="always_last", **LIGHT)
 
 
 def _play_events(visits: Visits, place: Place, player: gr.Audio) -> None:
-    def play(path: str | None, checked: Checked | None, event: gr.EventData):
-        return visits.play(path, checked, event._data.get("index"))
+    def play(checked: Checked | None, event: gr.EventData):
+        return visits.play(checked, event._data.get("index"))
 
-    place.timeline.select(play, [place.clip, place.checked], player, **LIGHT)
+    place.timeline.select(play, place.checked, player, **LIGHT)
 
 
-def _play_number(visits: Visits) -> Callable:
-    return lambda path, checked, number: visits.play(path, checked, number - 1)
+def _pressed(event: gr.EventData) -> int:
+    """The number of the part whose bar was pressed, from 1."""
+    return event._data["index"] + 1
 
 
 def _compare_tab(visits: Visits) -> None:
@@ -186,24 +215,33 @@ def _compare_tab(visits: Visits) -> None:
         asked = [_compare_input(visits, name) for name in ("A", "B")]
     percent = _percent_slider()
     button = gr.Button("Compare", variant="primary")
-    with gr.Row():
-        places = [_compare_place(clip, model) for clip, model in asked]
+    cards, timelines = _side_by_side(_card), _side_by_side(_timeline)
+    parts = zip(asked, cards, timelines, strict=True)
+    places = [Place(*given, gr.State(time_to_live=STATE_SECONDS), card, timeline) for given, card, timeline in parts]
     with gr.Column(visible=False) as listen:
         player = _player()
     _compare_events(visits, places, percent, button, listen)
-    _play_events(visits, places[0], player)
-    _play_second(visits, *places, player)
+    given = [part for place in places for part in (place.clip, place.model)]
+    for place in places:
+        _clear_events(given, [*place.shown, player], [])
+        _play_events(visits, place, player)
     _about(visits)
 
 
 def _compare_input(visits: Visits, name: str) -> tuple[gr.Audio, gr.Radio]:
     with gr.Column(min_width=300):
-        return _clip_input(f"Clip {name}"), _model_choice(visits, f"Detector {name}")
+        model = _model_choice(visits, f"Detector {name}")
+        return _clip_input(f"Clip {name}"), model
 
 
-def _compare_place(clip: gr.Audio, model: gr.Radio) -> Place:
-    with gr.Column(min_width=300):
-        return Place(clip, model, gr.State(time_to_live=STATE_SECONDS), gr.HTML(), _timeline())
+def _side_by_side(make: Callable[[], gr.HTML]) -> list[gr.HTML]:
+    """Two of a kind, beside each other on a wide screen, so that they start at one height."""
+    made = []
+    with gr.Row():
+        for _ in range(2):
+            with gr.Column(min_width=300):
+                made.append(make())
+    return made
 
 
 def _compare_events(
@@ -216,22 +254,16 @@ def _compare_events(
             results += [checked, *visits.show(checked, share)[:2]]
         return *results, gr.Column(visible=path_a is not None)
 
-    def judge(checked_a: Checked | None, checked_b: Checked | None, share: float):
-        return [view for checked in (checked_a, checked_b) for view in visits.show(checked, share)[:2]]
+    def judge(path_a, model_a, path_b, model_b, share, checked_a, checked_b):
+        pairs = ((checked_a, path_a, model_a), (checked_b, path_b or path_a, model_b))
+        return [view for pair in pairs for view in visits.show(visits.current(*pair), share)[:2]]
 
     first, second = places
     inputs = [first.clip, first.model, second.clip, second.model, percent]
     outputs = [part for place in places for part in (place.checked, *place.shown)]
     button.click(compare, inputs, [*outputs, listen], show_progress_on=[place.card for place in places], **HEAVY)
     shown = [*first.shown, *second.shown]
-    percent.change(judge, [first.checked, second.checked, percent], shown, trigger_mode="always_last", **LIGHT)
-
-
-def _play_second(visits: Visits, first: Place, second: Place, player: gr.Audio) -> None:
-    def play(path_a: str | None, path_b: str | None, checked: Checked | None, event: gr.EventData):
-        return visits.play(path_b or path_a, checked, event._data.get("index"))
-
-    second.timeline.select(play, [first.clip, second.clip, second.checked], player, **LIGHT)
+    percent.change(judge, [*inputs, first.checked, second.checked], shown, trigger_mode="always_last", **LIGHT)
 
 
 def _endpoints(visits: Visits) -> None:
@@ -249,7 +281,10 @@ def _endpoints(visits: Visits) -> None:
             gr.Audio(type="filepath", sources=["upload"], label="audio"),
             gr.Textbox(label="detection"),
         )
-        model, threshold = gr.Dropdown(names, value=names[0], label="model"), gr.Number(0.5, label="threshold")
+        model, threshold = (
+            gr.Dropdown(names, value=names[0], label="model", allow_custom_value=True),
+            gr.Number(0.5, label="threshold"),
+        )
         shared = {"concurrency_id": "models"}
         gr.Button().click(detect, [audio, model, threshold], answer, api_name="detect", **shared)
         if visits.models.tracer is not None:

@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from spooftrace.results import Window
+from spooftrace.results import Window, printable
 from spooftrace.spaces.demo_clip import Picture
-from spooftrace.spaces.demo_words import clock, percent
+from spooftrace.spaces.demo_words import clock, percent, stretch
 
 
 # More buttons than this are too narrow to hit; a long clip has several windows to a button.
@@ -60,7 +60,7 @@ def slots(windows: Sequence[Window], seconds: float, most: int = MAX_BUTTONS) ->
 
 
 def timeline(
-    picture: Picture, windows: Sequence[Window], probability: Callable[[float], float], threshold: float
+    picture: Picture, windows: Sequence[Window], probability: Callable[[float], float], threshold: float, whose: str
 ) -> str:
     """
     Waveform, spectrogram and windows of a clip above each other, on one axis of time.
@@ -70,17 +70,18 @@ def timeline(
         windows: of the detection; none where there is no verdict to explain.
         probability: of genuine speech, for a window's score.
         threshold: probability from which on a clip passes; drawn as a line.
+        whose: the clip and the detector, in words.
 
     Returns:
         HTML. Buttons carry `data-window`, the number of the window to play.
     """
-    label = f"Timeline of a clip of {clock(picture.seconds)} seconds"
+    name = html.escape(printable(whose))
     return (
-        f'<figure class="st-figure" aria-label="{label}">'
-        f'<div class="st-lane st-wave" role="img" aria-label="Waveform">{_waveform(picture)}'
+        f'<figure class="st-figure" aria-label="Timeline of {name}"><p class="st-whose">{name}</p>'
+        f'<div class="st-lane st-wave" role="img" aria-label="Waveform">{_waveform(picture)}{_tag("loudness")}'
         '<div class="st-extent" hidden></div></div>'
         f'<div class="st-lane st-mel"><img alt="Log-mel spectrogram, 0 to 8 kHz" src="{heat_map(picture.mel)}">'
-        '<div class="st-extent" hidden></div></div>'
+        f'{_tag("frequencies, 0 to 8 kHz")}<div class="st-extent" hidden></div></div>'
         f"{_buttons(windows, picture.seconds, probability, threshold)}{_axis(picture.seconds)}"
         f"<figcaption>{_legend(windows)}</figcaption></figure>"
     )
@@ -130,13 +131,19 @@ def _buttons(
     if not windows:
         return ""
     line = f'<div class="st-line" style="bottom:{100 * (1 - threshold):.1f}%"></div>'
-    return f'<div class="st-lane st-windows" role="group" aria-label="Windows">{"".join(buttons)}{line}</div>'
+    lane = '<div class="st-lane st-windows" role="group" aria-label="Parts of the clip">'
+    return f"{lane}{''.join(buttons)}{line}{_tag('how fake')}</div>"
+
+
+def _tag(words: str) -> str:
+    """What a lane shows, in its corner."""
+    return f'<span class="st-tag" aria-hidden="true">{words}</span>'
 
 
 def _window_words(window: Window, slot: Slot, total: int, genuine: float) -> str:
     least = f", the least genuine of {slot.count}" if slot.count > 1 else ""
-    times = f"{clock(window.start)} to {clock(window.end)} s"
-    return f"Play window {slot.window + 1} of {total}{least}: {times}, {percent(1 - genuine)} fake"
+    times = stretch(window.start, window.end)
+    return f"Play part {slot.window + 1} of {total}{least}: {times}, {percent(1 - genuine)} fake"
 
 
 def _share(part: float, whole: float) -> str:
@@ -145,15 +152,19 @@ def _share(part: float, whole: float) -> str:
 
 def _axis(seconds: float) -> str:
     """Five times below the lanes."""
-    marks = (f"<span>{clock(seconds * step / 4)}{' s' if step == 4 else ''}</span>" for step in range(5))
+    marks = (
+        f"<span>{clock(seconds * step / 4)}{' s' if step == 4 and seconds < 60 else ''}</span>" for step in range(5)
+    )
     return f'<div class="st-axis" aria-hidden="true">{"".join(marks)}</div>'
 
 
 def _legend(windows: Sequence[Window]) -> str:
     if not windows:
-        return "Waveform and spectrogram (0 to 8 kHz)."
+        return "Loud parts are tall above, and bright below."
+    merged = len(windows) > MAX_BUTTONS
     return (
-        "Waveform, spectrogram (0 to 8 kHz), and how fake each window sounds: "
-        '<span class="st-key st-key-flagged"></span> beyond the threshold, <span class="st-key"></span> within, '
-        '<span class="st-key st-key-line"></span> threshold. Press a bar to hear its window; arrow keys move.'
+        f"Press a bar to hear that part; arrow keys move. {'A bar stands for several parts, by the most fake. ' * merged}"
+        "The taller, the more fake: "
+        '<span class="st-key st-key-flagged"></span> beyond the threshold <span class="st-key st-key-line"></span>, '
+        '<span class="st-key"></span> within.'
     )

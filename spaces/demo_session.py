@@ -13,14 +13,15 @@ from spooftrace.results import Detection, Failure, Trace, Window
 from spooftrace.spaces.demo_clip import Picture, Progress, cut, detect, draw, report, report_name, trace
 from spooftrace.spaces.demo_guard import UPLOADS_ONLY
 from spooftrace.spaces.demo_inside import inside_views, look_inside
+from spooftrace.spaces.demo_limits import measured
 from spooftrace.spaces.demo_models import DemoModels, DemoSettings, OfferedDetector
 from spooftrace.spaces.demo_pictures import timeline
 from spooftrace.spaces.demo_thresholds import Threshold
 from spooftrace.spaces.demo_views import trace_card, verdict_card
-from spooftrace.spaces.demo_words import threshold_words, verdict
+from spooftrace.spaces.demo_words import verdict
 
 
-EMPTY = '<p class="st-empty">Choose or record a clip: the verdict appears here.</p>'
+EMPTY = '<p class="st-empty">Choose or record a clip on which somebody speaks. The verdict appears here.</p>'
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Checked:
     A clip that was checked, as long as its visitor stays.
 
     Args:
+        upload: its path, in the folder of uploads.
         model: the name of the detector.
         detection: its answer, with the verdict by the detector's own threshold.
         trace: the tracer's answer; `None` without a tracer, or where it was not asked.
         picture: of the clip; `None` where it cannot be drawn.
     """
 
+    upload: str
     model: str
     detection: Detection | Failure
     trace: Trace | Failure | None
@@ -66,8 +69,10 @@ class Visits:
         """The path of an upload. Gradio checks it too; raises `gradio.Error` without one, and for any other file."""
         if path is None:
             raise gr.Error("Upload a clip first.", print_exception=False)
-        if not (Path(path).is_file() and Path(path).resolve().is_relative_to(self.folder)):
+        if not Path(path).resolve().is_relative_to(self.folder) or Path(path).is_dir():
             raise gr.Error(UPLOADS_ONLY, print_exception=False)
+        if not Path(path).is_file():
+            raise gr.Error("The clip was deleted meanwhile. Upload it again.", print_exception=False)
         return path
 
     def offered(self, model: str) -> OfferedDetector:
@@ -91,7 +96,11 @@ class Visits:
         answer = None
         if traced and not failed and self.models.tracer is not None:
             answer = trace(self.models.tracer, path, progress)
-        return Checked(offered.name, result, answer, None if failed else self._draw(path))
+        return Checked(path, offered.name, result, answer, None if failed else self._draw(path))
+
+    def current(self, checked: Checked | None, path: str | None, model: str) -> Checked | None:
+        """The same where it is of this upload and this detector: after a failed check, it is still of the one before."""
+        return checked if checked is not None and (checked.upload, checked.model) == (path, model) else None
 
     def _draw(self, path: str) -> Picture | None:
         try:
@@ -110,26 +119,29 @@ class Visits:
         if checked is None:
             return EMPTY, "", ""
         result, threshold = self.judged(checked, percent)
-        words = verdict(result, threshold, self.settings.max_seconds, self.settings.max_bytes)
+        probability = self.offered(checked.model).detector.probability
+        words = verdict(result, threshold, probability, self.settings.max_seconds, self.settings.max_bytes)
         picture = ""
         if isinstance(result, Detection) and checked.picture is not None:
-            probability = self.offered(checked.model).detector.probability
-            picture = timeline(checked.picture, checked.windows, probability, threshold.probability)
+            whose = f"{result.path}, detector {checked.model}"
+            picture = timeline(checked.picture, checked.windows, probability, threshold.probability, whose)
         return verdict_card(words, result, threshold), picture, trace_card(checked.trace)
 
-    def words(self, model: str, percent: float) -> str:
-        """What the threshold promises."""
-        return threshold_words(self.threshold(model, percent))
+    def promise(self, checked: Checked | None, model: str, percent: float) -> str:
+        """What the threshold did on measured clips, with the place of a checked clip that has a verdict; HTML."""
+        judged = checked is not None and checked.model == model and checked.windows
+        score = checked.detection.score if judged else None
+        return measured(self.offered(model).points, self.threshold(model, percent), score)
 
-    def play(self, path: str | None, checked: Checked | None, number: float) -> tuple[int, np.ndarray] | None:
+    def play(self, checked: Checked | None, number: float) -> tuple[int, np.ndarray] | None:
         """The sound of a window as the detector heard it: sampling rate and 16-bit samples `[num_samples]`."""
         window = self._window(checked, number)
         if window is None:
             return None
-        samples = cut(self.uploaded(path), window.start, window.end, self.settings.limits)
+        samples = cut(self.uploaded(checked.upload), window.start, window.end, self.settings.limits)
         return SAMPLING_RATE, (samples * 32767).astype(np.int16)
 
-    def inside(self, path: str | None, checked: Checked | None, number: float) -> str:
+    def inside(self, checked: Checked | None, number: float) -> str:
         """Views into the tracer from a window on, for as long as the tracer listens; HTML."""
         window = self._window(checked, number)
         if window is None:
@@ -137,7 +149,7 @@ class Visits:
         seconds = self.models.tracer.window_samples / SAMPLING_RATE
         start = max(min(window.start, checked.detection.duration - seconds), 0.0)
         end = min(start + seconds, checked.detection.duration)
-        samples = cut(self.uploaded(path), start, end, self.settings.limits)
+        samples = cut(self.uploaded(checked.upload), start, end, self.settings.limits)
         return inside_views(look_inside(self.models.tracer, samples), start, end)
 
     def _window(self, checked: Checked | None, number: float) -> Window | None:

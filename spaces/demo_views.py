@@ -7,8 +7,10 @@ from pathlib import Path
 
 from spooftrace.detector import Detector
 from spooftrace.results import Detection, Failure, SourceAnswer, Trace, UnknownAnswer, printable
+from spooftrace.spaces.demo_limits import gauge
 from spooftrace.spaces.demo_thresholds import Threshold
 from spooftrace.spaces.demo_words import CAVEAT, CLASSES, TASKS, Verdict, duration, percent
+from spooftrace.tracer import Tracer
 
 
 def escaped(text: object) -> str:
@@ -20,12 +22,12 @@ def verdict_card(verdict: Verdict, result: Detection | Failure, threshold: Thres
     """The verdict on a clip, with its probability beside the threshold."""
     # A probability beside an abstention would be read as a verdict.
     judged = isinstance(result, Detection) and result.verdict != "abstain"
-    gauge = _gauge(result.probability_bonafide, threshold) if judged else ""
+    scale = gauge(result.probability_bonafide, threshold) if judged else ""
+    parts = f'<p class="st-parts">{escaped(verdict.parts)}</p>' if verdict.parts else ""
     caveat = f'<p class="st-quiet">{CAVEAT}</p>' if judged else ""
     return (
-        f'<section class="st-card st-{verdict.tone}" aria-live="polite"><p class="st-clip">{_clip_words(result)}</p>'
-        f"<h2>{escaped(verdict.headline)}</h2>{gauge}<p>{escaped(verdict.detail)}</p>"
-        f"{caveat}</section>"
+        f'<section class="st-card st-verdict st-{verdict.tone}"><p class="st-clip">{_clip_words(result)}</p>'
+        f"<h2>{escaped(verdict.headline)}</h2>{scale}{parts}<p>{escaped(verdict.detail)}</p>{caveat}</section>"
     )
 
 
@@ -33,17 +35,7 @@ def _clip_words(result: Detection | Failure) -> str:
     name = escaped(result.path)
     if isinstance(result, Failure):
         return name
-    return f"{name}, {duration(result.duration)}, by <strong>{escaped(result.model['name'])}</strong>"
-
-
-def _gauge(probability: float, threshold: Threshold) -> str:
-    words = f"{percent(probability)} probability of genuine speech; the threshold is {percent(threshold.probability)}"
-    return (
-        f'<div class="st-gauge" role="img" aria-label="{words}"><div class="st-scale">'
-        f'<span class="st-needle" style="left:{100 * probability:.1f}%"></span>'
-        f'<span class="st-tick" style="left:{100 * threshold.probability:.1f}%"></span></div>'
-        '<div class="st-ends" aria-hidden="true"><span>fake</span><span>genuine</span></div></div>'
-    )
+    return f"{name}, {duration(result.duration)}, detector <strong>{escaped(result.model['name'])}</strong>"
 
 
 def trace_card(result: Trace | Failure | None) -> str:
@@ -53,10 +45,17 @@ def trace_card(result: Trace | Failure | None) -> str:
     questions = "".join(_question(task, getattr(result, task)) for task in TASKS)
     return (
         '<section class="st-card st-trace"><h2>Where it would come from, if it is fake</h2>'
-        f'{_unknown(result)}<div class="st-questions">{questions}</div>'
+        f'{_heard(result)}{_unknown(result)}<div class="st-questions">{questions}</div>'
         '<p class="st-quiet">A trace names the known kind of neural codec that fits best, and something always does. '
         "Read it only where the clip is flagged.</p></section>"
     )
+
+
+def _heard(result: Trace) -> str:
+    answers = [getattr(result, task) for task in TASKS]
+    if any(answer is not None and answer.label != "bonafide" for answer in answers):
+        return ""
+    return "<p><strong>No neural codec is heard.</strong> Fake speech can be made without one.</p>"
 
 
 def _question(task: str, answer: SourceAnswer | None) -> str:
@@ -73,8 +72,8 @@ def _bar(name: str, share: float, best: bool) -> str:
     shown = escaped(name)
     text = f"<strong>{shown}</strong>" if best else shown
     return (
-        f'<li><span class="st-name">{text}</span><span class="st-bar" aria-hidden="true">'
-        f'<span style="width:{100 * share:.1f}%"></span></span><span class="st-number">{percent(share)}</span></li>'
+        f'<li><span>{text}</span><span class="st-number">{percent(share)}</span>'
+        f'<span class="st-bar" aria-hidden="true"><span style="width:{100 * share:.1f}%"></span></span></li>'
     )
 
 
@@ -83,32 +82,47 @@ def _unknown(result: Trace) -> str:
     if answer is None:
         return '<p class="st-quiet">This tracer has no score for unknown sources.</p>'
     limit = result.model["open_set"]["threshold"]
-    numbers = f"unknown score {_short(answer.score)}, threshold {_short(limit)}"
+    numbers = f'<span class="st-quiet">(unknown score {_short(answer.score)}, threshold {_short(limit)})</span>'
     if answer.is_unknown:
-        return f"<p><strong>Unlike every source the tracer knows</strong> ({numbers}). The bars show what it resembles.</p>"
-    return f"<p>Like the sources that the tracer knows ({numbers}).</p>"
+        return (
+            f"<p><strong>Unlike every source the tracer knows</strong> {numbers}. The bars show what it resembles.</p>"
+        )
+    return f"<p>Like what the tracer knows {numbers}.</p>"
 
 
 def _short(number: float) -> str:
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def about(names: Mapping[str, Detector], cards: Mapping[str, Path], tracer_card: Path | None) -> str:
+def about(names: Mapping[str, Detector], cards: Mapping[str, Path], tracer: Tracer | None) -> str:
     """
     What the models were trained on and cannot do.
 
     Args:
         names: detectors by the names that they are offered by.
         cards: their model cards, where they are at hand.
-        tracer_card: that of the tracer.
+        tracer: where there is one.
     """
     parts = [_about_detector(name, detector, cards.get(name)) for name, detector in names.items()]
-    if tracer_card is not None:
-        missing = _section(tracer_card, "What it can answer")
-        text = next((line for line in missing if line.startswith("**What is missing.**")), "")
-        parts.append(f"<h3>Source tracing</h3><p>{_inline(text)}</p>")
+    if tracer is not None:
+        parts.append(f"<h3>Source tracing</h3><p>{_about_tracer(tracer)}</p>")
     return (
         f'<section class="st-about"><h2>What it was trained on, and what it cannot do</h2>{"".join(parts)}</section>'
+    )
+
+
+def _about_tracer(tracer: Tracer) -> str:
+    missing = [
+        f"“{words}” ({TASKS[task].lower()})"
+        for task, labels in tracer.task_labels.items()
+        for label, words in CLASSES[task].items()
+        if label not in labels
+    ]
+    absent = f" It has no class for {' or '.join(missing)}." if missing else ""
+    only = "only the score for unknown sources could tell" if tracer.open_set is not None else "it cannot tell"
+    return (
+        f"It names the known kind of neural codec that comes closest.{absent} Speech that was made without a neural codec fits "
+        f"no class either: {only}."
     )
 
 

@@ -1,9 +1,10 @@
 """What the demo says in plain words: verdicts, abstentions, failures, thresholds, and the questions of source tracing."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spooftrace.results import Detection, Failure
+from spooftrace.results import Detection, Failure, Window
 from spooftrace.spaces.demo_thresholds import Threshold
 
 
@@ -55,15 +56,31 @@ class Verdict:
         tone: how it is coloured.
         headline: in a few words.
         detail: in a sentence or two.
+        parts: of the clip that sound otherwise than the whole; empty where none do.
     """
 
     tone: Literal["genuine", "fake", "none"]
     headline: str
     detail: str
+    parts: str = ""
 
 
-def verdict(result: Detection | Failure, threshold: Threshold, max_seconds: float, max_bytes: int) -> Verdict:
-    """The verdict on a clip; of a detection that the threshold was applied to."""
+def verdict(
+    result: Detection | Failure,
+    threshold: Threshold,
+    probability: Callable[[float], float],
+    max_seconds: float,
+    max_bytes: int,
+) -> Verdict:
+    """
+    The verdict on a clip.
+
+    Args:
+        result: that the threshold was applied to.
+        threshold: that windows are compared with too.
+        probability: of genuine speech, for a window's score.
+        max_seconds, max_bytes: what is accepted of a clip.
+    """
     if isinstance(result, Failure):
         return Verdict("none", "This file could not be checked", _failure(result, max_seconds, max_bytes))
     if result.verdict == "abstain":
@@ -73,14 +90,29 @@ def verdict(result: Detection | Failure, threshold: Threshold, max_seconds: floa
         headline = "Flagged as fake" if leans_fake else "Flagged, though it leans genuine"
     else:
         headline = "Not flagged, though it leans fake" if leans_fake else "Sounds genuine"
-    return Verdict("fake" if flagged else "genuine", headline, _detail(result))
+    beyond = [window for window in result.windows if probability(window.score) < threshold.probability]
+    if beyond and not flagged:
+        headline = headline.replace("Sounds genuine", "Sounds genuine as a whole")
+    parts = _parts(beyond, len(result.windows))
+    tone = "fake" if flagged else "none" if leans_fake else "genuine"
+    return Verdict(tone, headline, _detail(result), parts)
+
+
+def _parts(beyond: Sequence[Window], total: int) -> str:
+    """Where the windows that are flagged by themselves lie; nothing where that is all of them, or none."""
+    if len(beyond) in (0, total):
+        return ""
+    worst = min(beyond, key=lambda window: window.score)
+    return (
+        f"{len(beyond)} of its {total} parts {'sounds' if len(beyond) == 1 else 'sound'} fake, most of all "
+        f"{stretch(worst.start, worst.end)}. Parts are judged less surely than whole clips: listen to them."
+    )
 
 
 def _detail(result: Detection) -> str:
-    number = f"Probability of genuine speech: {percent(result.probability_bonafide)}"
     if not result.model["calibrated"]:
-        return f"{number}, by the bare score; this model was not calibrated."
-    return f"{number}, where genuine and fake clips are equally common."
+        return "Probabilities by the bare score: this model was not calibrated."
+    return "Probabilities hold where genuine and fake clips are equally common."
 
 
 def _failure(failure: Failure, max_seconds: float, max_bytes: int) -> str:
@@ -114,11 +146,19 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as `4.2 s` or `10 min`."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.3g} min"
+    """Such as `4.2 s`, `10 min` or `9 min 20 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
 def clock(seconds: float) -> str:
     """A position, such as `4.2` or `3:07.5`."""
     minutes, rest = divmod(round(seconds, 1), 60)
     return f"{int(minutes)}:{rest:04.1f}" if minutes else f"{rest:.1f}"
+
+
+def stretch(start: float, end: float) -> str:
+    """A part of a clip, such as `4.2 to 6.2 s` or `3:07.5 to 3:09.5`."""
+    return f"{clock(start)} to {clock(end)}{'' if end >= 60 else ' s'}"

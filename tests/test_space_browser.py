@@ -109,8 +109,7 @@ def visitor(browser, server) -> Iterator[Visitor]:
     found.page.close()
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "mode"), [("desktop", "light"), ("phone", "dark")])
 def test_a_clip_is_checked_heard_judged_by_another_model_and_reported(browser, server, shots, size, mode):
     visitor = Visitor(browser, server, size, mode)
     page = visitor.page
@@ -123,6 +122,8 @@ def test_a_clip_is_checked_heard_judged_by_another_model_and_reported(browser, s
     with page.expect_response(lambda answer: "/gradio_api/file=" in answer.url and "audio.wav" in answer.url):
         windows.nth(2).click()
     assert page.locator(".st-extent").first.is_visible()
+    part = page.get_by_role("slider", name="Part of the clip")
+    sync_api.expect(part).to_have_value("3")
     page.screenshot(path=shots / f"{size}-{mode}.png", full_page=True)
     assert visitor.fits() and page.evaluate(CONTRAST) == []
 
@@ -166,9 +167,36 @@ def test_everything_works_by_keyboard(visitor):
         page.keyboard.press("Enter")
     sync_api.expect(windows.nth(1)).to_have_attribute("aria-pressed", "true")
     before = page.locator(".st-note").inner_text()
-    page.get_by_role("slider", name="Genuine clips").first.focus()
+    slider = page.get_by_role("slider", name="Of 100 genuine clips").first
+    slider.focus()
+    assert slider.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
     page.keyboard.press("ArrowRight")
     sync_api.expect(page.locator(".st-note")).not_to_have_text(before)
+
+
+def test_nothing_that_was_said_of_one_clip_stays_beside_another(visitor, tmp_path):
+    page = visitor.page
+    visitor.give(EXAMPLE)
+    visitor.verdict.wait_for()
+    page.locator(".st-window").first.click()
+    page.locator(".st-player").wait_for()
+    page.route("**/queue/join*", lambda asked: asked.fulfill(status=503, json={"detail": "full"}))
+    other = tmp_path / "silence.wav"
+    soundfile.write(other, np.zeros(16_000), 16_000)
+    page.locator("#st-check").get_by_label("Clear").first.click()
+    visitor.give(other)
+    page.get_by_text("currently busy").first.wait_for()
+    for gone in (
+        visitor.verdict,
+        page.locator(".st-window").first,
+        page.locator(".st-here"),
+        page.locator(".st-player").first,
+    ):
+        sync_api.expect(gone).not_to_be_visible()
+    page.unroute("**/queue/join*")
+    page.get_by_role("slider", name="Of 100 genuine clips").first.press("ArrowRight")
+    sync_api.expect(page.locator(".st-note").first).to_contain_text("of 251 genuine")
+    sync_api.expect(page.locator(".st-empty").first).to_be_visible()
 
 
 def test_a_recording_from_the_microphone_is_judged(visitor, shots):

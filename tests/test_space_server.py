@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import warm_python
 
 from spooftrace.cli import main
 
@@ -118,6 +119,22 @@ def test_trace_answers_what_the_command_prints(client, clips, printed):
         assert_same(json.loads(client.predict(audio=handle_file(clips / name), api_name="/trace")), [entry])
 
 
+def test_the_example_that_asks_a_demo_gets_what_the_commands_print(server, tmp_path, capsys, monkeypatch):
+    asking = warm_python.run(EXAMPLE.with_name("ask_the_space.py"), EXAMPLE, "--space", server.url, cwd=tmp_path)
+    assert asking.returncode == 0, asking.stderr
+    monkeypatch.chdir(EXAMPLE.parent)
+    parts = asking.stdout.removeprefix("/detect\n").split("/trace\n")
+    for part, command in zip(parts, ("detect", "trace"), strict=True):
+        assert main([command, "--json", "--device", "cpu", EXAMPLE.name]) == 0
+        (expected,), answer = json.loads(capsys.readouterr().out), json.loads(part)
+        assert answer.keys() == expected.keys()
+        assert (answer["path"], answer["sha256"]) == (EXAMPLE.name, expected["sha256"])
+        if command == "detect":
+            assert answer["verdict"] == "spoof" and answer["score"] == pytest.approx(expected["score"], abs=1e-5)
+        else:
+            assert answer["vq"]["label"] == expected["vq"]["label"]
+
+
 @pytest.mark.parametrize("threshold", [0, 1, -1, None])
 def test_a_threshold_that_is_none_is_refused(client, clips, threshold):
     with pytest.raises(Exception, match="between 0 and 1"):
@@ -129,6 +146,7 @@ def test_only_the_models_of_the_start_are_offered(server, clips):
     for name in ("owner/name", "/etc", "../default", "https://example.org/model"):
         kind, answer = call(server, "detect", {"path": path, "meta": META}, name, 0.5)
         assert kind == "error" and "sha256" not in answer
+        assert name not in server.log.read_text(), "the log would grow with all that is refused"
 
 
 class Listener(BaseHTTPRequestHandler):
@@ -207,6 +225,8 @@ def test_routes_without_a_use_here_are_not_there(server):
         "gradio_api/openapi.json",
         "gradio_api/vibe-code/",
         "gradio_api/process_recording",
+        "gradio_api/cancel",
+        "gradio_api/reset",
         "gradio_api/component_server",
         "gradio_api/dev/reload",
         "gradio_api/stream/a/b/c/playlist.m3u8",
