@@ -74,6 +74,11 @@ class Build(NamedTuple):
     def rows(self) -> int:
         return sum(split["rows"] for splits in self.manifest["splits"].values() for split in splits.values())
 
+    @property
+    def replaced(self) -> list[str]:
+        """Patterns of what a push of this build replaces: shards of an earlier one, which may have been more."""
+        return [f"{config}/*.parquet" for config in self.configs]
+
     def shards(self, config: str, split: str) -> list[Path]:
         return [self.folder / config / name for name in self.manifest["splits"][config][split]["shards"]]
 

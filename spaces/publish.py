@@ -4,16 +4,18 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spooftrace.hub import ATTEMPTS, Push, check_repo_id, local_files, push_folder
-from spooftrace.model_facts import split_card
+from spooftrace.hub_repository import TAG
+from spooftrace.model_facts import CARD, split_card
 from spooftrace.publish import PublishError, owner_token, require_token, staging_folder
 from spooftrace.spaces.metric_spaces import SLUGS, write_metric_space
-from spooftrace.stranger import CheckError, stranger
+from spooftrace.stranger import CheckError, Stranger, stranger
 
 
 PACKAGE = "spooftrace"
@@ -53,6 +55,7 @@ def publish_metric(
     message: str | None = None,
     staging: str | os.PathLike | None = None,
     check: bool = True,
+    overwrite: bool = False,
     token: str | None = None,
     attempts: int = ATTEMPTS,
 ) -> PublishedSpace:
@@ -63,47 +66,23 @@ def publish_metric(
         slug: `"eer"`, `"min_dcf"`, `"min_tdcf"` or `"cllr"`.
         repo_id: `owner/slug`; `evaluate` looks for a script of the repository's name.
         check: load it as a stranger would, and use it; needs `evaluate`.
-        private, revision, create_pr, message, staging, token, attempts: see `spooftrace.publish_model`.
+        private, revision, create_pr, message, staging, overwrite, token, attempts: see `spooftrace.publish_model`.
 
     Raises:
         PublishError: for another slug, or another name of the repository.
         HubError: where the push or the check failed.
+        ForeignFilesError: as `spooftrace.publish_model`.
     """
-    check_repo_id(repo_id)
-    if slug not in SLUGS:
-        raise PublishError(f"there is no metric {slug!r}: name one of {', '.join(SLUGS)}")
-    if repo_id.partition("/")[2] != slug:
-        raise PublishError(
-            f"the metric {slug} can be loaded from a repository of this name alone: push to OWNER/{slug}"
-        )
+    check_metric(slug, repo_id)
     if check and importlib.util.find_spec("evaluate") is None:  # say so before the push
         raise ModuleNotFoundError("to try the metric, evaluate has to be installed", name="evaluate")
     require_token(token)
-    with staging_folder(staging, repo_id, "space") as target:
-        write_metric_space(slug, target)
-        push = push_folder(
-            target,
-            repo_id,
-            repo_type="space",
-            message=message or f"The metric {slug}, published with spooftrace",
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            replace=STALE,
-            token=token,
-            attempts=attempts,
-        )
-        if check:
-            _use(push, token)
-    return PublishedSpace(push, check)
-
-
-def _use(push: Push, token: str | None) -> None:
-    with stranger(owner_token(token)) as visitor:
-        try:
-            visitor.load_metric(push.repo_id, push.commit)
-        except CheckError as error:
-            raise CheckError(f"it was pushed ({push.url}), but cannot be loaded: {error}") from error
+    where = {"private": private, "revision": revision, "create_pr": create_pr}
+    with staging_folder(staging, repo_id, "space", **where) as target:
+        stage_metric(slug, target)
+        message = message or f"The metric {slug}, published with spooftrace"
+        options = {"message": message, "overwrite": overwrite, "token": token, "attempts": attempts, **where}
+        return _push_space(target, repo_id, _use if check else None, **options)
 
 
 def publish_space(
@@ -117,6 +96,7 @@ def publish_space(
     message: str | None = None,
     staging: str | os.PathLike | None = None,
     check: bool = True,
+    overwrite: bool = False,
     token: str | None = None,
     attempts: int = ATTEMPTS,
 ) -> PublishedSpace:
@@ -128,40 +108,63 @@ def publish_space(
         repo_id: `owner/name`.
         vendored: put the package `spooftrace` beside the app, so that it runs without an index that has it.
         check: download the Space as a stranger would, and import what it brought.
-        private, revision, create_pr, message, staging, token, attempts: see `spooftrace.publish_model`.
+        private, revision, create_pr, message, staging, overwrite, token, attempts: see `spooftrace.publish_model`.
 
     Raises:
         PublishError: for a folder that is no such app, see [`check_space`].
         HubError: where the push or the check failed.
+        ForeignFilesError: as `spooftrace.publish_model`.
     """
     check_repo_id(repo_id)
     source = find_space(folder)
     require_token(token)
-    with staging_folder(staging, repo_id, "space") as target:
+    where = {"private": private, "revision": revision, "create_pr": create_pr}
+    with staging_folder(staging, repo_id, "space", **where) as target:
         stage_space(source, target, vendored=vendored)
-        push = push_folder(
-            target,
-            repo_id,
-            repo_type="space",
-            message=message or f"{source.name}, published with spooftrace",
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            replace=STALE,
-            token=token,
-            attempts=attempts,
+        visit = partial(_import, modules=list(IMPORTED if vendored else ()))
+        message = message or f"{source.name}, published with spooftrace"
+        options = {"message": message, "overwrite": overwrite, "token": token, "attempts": attempts, **where}
+        return _push_space(target, repo_id, visit if check else None, **options)
+
+
+def _push_space(
+    folder: Path, repo_id: str, visit: Callable[[Stranger, Push], object] | None, **options: Any
+) -> PublishedSpace:
+    """Pushes a Space, and lets a stranger visit it; `options` are those of `push_folder`."""
+    push = push_folder(folder, repo_id, repo_type="space", replace=STALE, **options)
+    if visit is not None:
+        with stranger(owner_token(options["token"])) as visitor:
+            try:
+                visit(visitor, push)
+            except CheckError as error:
+                raise CheckError(f"it was pushed ({push.url}), but does not work elsewhere: {error}") from error
+    return PublishedSpace(push, visit is not None)
+
+
+def _use(visitor: Stranger, push: Push) -> None:
+    visitor.load_metric(push.repo_id, push.commit)
+
+
+def _import(visitor: Stranger, push: Push, modules: list[str]) -> None:
+    visitor.load_space(push.repo_id, push.commit, modules)
+
+
+def check_metric(slug: str, repo_id: str) -> None:
+    """Raises `PublishError` for another slug than one of `SLUGS`, or a repository of another name."""
+    check_repo_id(repo_id)
+    if slug not in SLUGS:
+        raise PublishError(f"there is no metric {slug!r}: name one of {', '.join(SLUGS)}")
+    if repo_id.partition("/")[2] != slug:
+        raise PublishError(
+            f"the metric {slug} can be loaded from a repository of this name alone: push to OWNER/{slug}"
         )
-        if check:
-            _download(push, token, IMPORTED if vendored else ())
-    return PublishedSpace(push, check)
 
 
-def _download(push: Push, token: str | None, modules: Sequence[str]) -> None:
-    with stranger(owner_token(token)) as visitor:
-        try:
-            visitor.load_space(push.repo_id, push.commit, list(modules))
-        except CheckError as error:
-            raise CheckError(f"it was pushed ({push.url}), but does not work elsewhere: {error}") from error
+def stage_metric(slug: str, target: Path) -> Path:
+    """Writes a metric as it is pushed; no network is asked."""
+    write_metric_space(slug, target)
+    _tag_card(target)
+    return target
 
 
 def find_space(name: str | os.PathLike) -> Path:
@@ -188,18 +191,36 @@ def stage_space(folder: Path, target: Path, *, vendored: bool = True) -> Path:
 
     Raises:
         PublishError: for a folder that is no such app, see [`check_space`].
+        ValueError: for a link that leads out of it.
     """
     check_space(folder, vendored=vendored)
-    for name, path in local_files(folder).items():
-        if name.endswith((".pyc", ".pyo")) or name.partition("/")[0] == PACKAGE and vendored:
-            continue
-        if any(part.startswith(".") for part in name.split("/")) and name not in HUB_FILES:
-            continue  # secrets in .env, environments, the settings of editors
+    for name, path in local_files(folder, skip=partial(_stays, vendored=vendored)).items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
+    _tag_card(target)
     if vendored:
         vendor_package(target / PACKAGE)
     return target
+
+
+def _stays(name: str, *, vendored: bool) -> bool:
+    """Whether a file of an app is not pushed: a hidden one, a compiled one, or one that the package's copy replaces."""
+    if name.endswith((".pyc", ".pyo")) or (vendored and name.partition("/")[0] == PACKAGE):
+        return True
+    # Secrets in .env, environments, the settings of editors.
+    return any(part.startswith(".") for part in name.split("/")) and name not in HUB_FILES
+
+
+def _tag_card(folder: Path) -> None:
+    """Puts the tag into the header of `README.md` by which a later push knows that the Space came from here."""
+    import yaml
+
+    path = folder / CARD
+    header, body = split_card(path.read_text(encoding="utf-8"))
+    tags = header.get("tags") or []
+    tags = [*(tags if isinstance(tags, list) else [tags]), TAG]
+    header = yaml.safe_dump({**header, "tags": list(dict.fromkeys(tags))}, sort_keys=False, allow_unicode=True)
+    path.write_text(f"---\n{header}---\n\n{body}", encoding="utf-8", newline="\n")
 
 
 def vendor_package(target: Path) -> Path:

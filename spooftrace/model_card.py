@@ -62,7 +62,8 @@ def make_metadata(facts: ModelFacts, repo_id: str, license: str | None = None) -
     from huggingface_hub import ModelCardData
 
     tracing = facts.tasks != ["bin"]
-    adapters = {"base_model": facts.base_model, "base_model_relation": "adapter"} if facts.base_model else {}
+    relation = "adapter" if facts.config.get("lora") else "finetune"
+    adapters = {"base_model": facts.base_model, "base_model_relation": relation} if facts.base_model else {}
     data = ModelCardData(
         license=license or facts.license,
         library_name="transformers",
@@ -148,10 +149,10 @@ def _summary(facts: ModelFacts, license: str | None) -> str:
     for task, labels in facts.labels.items():
         lines.append(f"- {TASKS.get(task, task)}: {', '.join(f'`{label}`' for label in labels)}")
     if facts.base_model:
-        revision = (facts.config.get("lora") or {}).get("base_revision") or "main"
-        lines += ["", "It holds low-rank adapters and a back-end alone; loading it fetches the encoder below them,"]
-        lines += [f"[{facts.base_model}](https://huggingface.co/{facts.base_model}), at `{revision}`."]
-        lines += ["The folder `adapter` has the adapters once more as `peft` reads them."]
+        base = f"[{facts.base_model}](https://huggingface.co/{facts.base_model}), at `{facts.base_revision}`."
+        lines += ["", "It holds alone what was trained; loading it fetches the model below,", base]
+        if facts.config.get("lora"):
+            lines += ["The folder `adapter` has the adapters once more as `peft` reads them."]
     if "bin" in facts.tasks:
         lines += ["", "The score of a clip is the log-odds of bona fide: higher means more likely genuine."]
     if not license:

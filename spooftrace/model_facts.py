@@ -81,8 +81,19 @@ class ModelFacts:
 
     @property
     def base_model(self) -> str | None:
-        """The encoder that an adapter-only model leaves out."""
-        return (self.config.get("lora") or {}).get("base_model_name_or_path")
+        """The model that an adapter-only one leaves out."""
+        return self._base.get("base_model_name_or_path")
+
+    @property
+    def base_revision(self) -> str:
+        """The pinned commit of the model that is left out, or `"main"`."""
+        return self._base.get("base_revision") or "main"
+
+    @property
+    def _base(self) -> dict[str, Any]:
+        """Where the configuration names it: beside the settings of the adapters, or at the top."""
+        lora = self.config.get("lora") or {}
+        return lora if "base_model_name_or_path" in lora else self.config
 
     @property
     def license(self) -> str | None:

@@ -5,13 +5,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from spooftrace.hub import local_files
+from spooftrace.hub import check_link, local_files
 from spooftrace.model_card import card_of, public_recipe
 from spooftrace.model_facts import CARD, EVALUATIONS, RECIPE, WEIGHTS, ModelFacts, plain_name, read_facts
 
@@ -47,7 +47,8 @@ TRAVELLING = (
     "NOTICE*",
     "*.png",
 )
-FOLDERS = {"adapter": ("adapter_*.safetensors", "adapter_config.json", CARD), RESULTS: ("*.yaml", "*.txt", "*.json")}
+ADAPTERS = "adapter"
+FOLDERS = {ADAPTERS: ("adapter_*.safetensors", "adapter_config.json", CARD), RESULTS: ("*.yaml", "*.txt", "*.json")}
 # Beside evaluations and the recipe, these may tell where something lay on this machine.
 REPORTS = ("config.json", "conversion_report.json", "results.json", "training.json", "training_result.json")
 
@@ -126,11 +127,12 @@ def stage_model(
 
     Raises:
         PublishError: for a folder that must not be published as it is.
+        ValueError: for a link in it that leads out of it, other than into the cache of the Hub.
     """
     source = find_model(folder)
     facts = read_facts(source)
     _check(source, facts)
-    left_out = _copy(source, target)
+    left_out = _copy(source, target, FOLDERS if facts.base_model else FOLDERS.keys() - {ADAPTERS})
     before = _digests(target)
     _clean(target)
     if not _has_code(target):
@@ -204,13 +206,15 @@ def _check_results(folder: Path) -> None:
             )
 
 
-def _copy(source: Path, target: Path) -> list[str]:
-    """Copies what travels; returns what does not, folders by their names."""
+def _copy(source: Path, target: Path, folders: Collection[str]) -> list[str]:
+    """Copies what travels, of folders those that are named; returns what does not, folders by their names."""
     left_out = []
     for path in sorted(source.iterdir()):
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TRAVELLING):
+            check_link(path, source)
             shutil.copyfile(path, target / path.name)
-        elif path.is_dir() and path.name in FOLDERS:
+        elif path.is_dir() and path.name in folders:
+            check_link(path, source)
             left_out += _copy_folder(path, target)
         elif path.name not in ("__pycache__", ".git", ".cache"):
             left_out.append(path.name + ("/" if path.is_dir() else ""))
@@ -223,6 +227,7 @@ def _copy_folder(source: Path, target: Path) -> list[str]:
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         name = path.relative_to(source.parent)
         if any(fnmatchcase(path.name, pattern) for pattern in FOLDERS[source.name]):
+            check_link(path, source.parent)
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / name)
         elif "__pycache__" not in name.parts:

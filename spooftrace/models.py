@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spooftrace.hub import HubError
+from spooftrace.hub_repository import HubError
 from spooftrace.model_facts import WEIGHTS, ModelFacts, read_facts
 from spooftrace.model_staging import shipped_models
 

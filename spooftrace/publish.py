@@ -5,6 +5,7 @@ is changed.
 """
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spooftrace.hub import ATTEMPTS, HubError, Push, check_repo_id, push_folder
+from spooftrace.hub import ATTEMPTS, Push, check_repo_id, push_folder
+from spooftrace.hub_preview import preview_push
+from spooftrace.hub_repository import HubError
 from spooftrace.model_facts import WEIGHTS
 from spooftrace.model_staging import RESULTS, CardChoice, PublishError, Staged, stage_model
 from spooftrace.stranger import CheckError, Loaded, gated_message, require_same, stranger
@@ -58,6 +61,7 @@ def publish_model(
     benchmarks: Sequence[str] = (),
     staging: str | os.PathLike | None = None,
     check: bool = True,
+    overwrite: bool = False,
     token: str | None = None,
     attempts: int = ATTEMPTS,
 ) -> Published:
@@ -76,32 +80,29 @@ def publish_model(
         benchmarks: datasets on the Hub that the evaluation was made on, as `OWNER/NAME:TASK`, for the Hub's own results.
         staging: new folder for what is pushed; kept. By default a temporary one, kept only where something fails.
         check: load it as a stranger would, before and after the push, and compare the answers.
+        overwrite: replace files there that were not published by spooftrace.
         token: by default the one of `HF_TOKEN` or `hf auth login`.
         attempts: how often to try while the Hub is busy or out of reach.
 
     Raises:
         PublishError: for a folder that must not be published as it is.
         HubError: where the push failed, or what was pushed does not load; says where the local copy lies.
+        ForeignFilesError: where files of somebody else would be lost, and `overwrite` was not asked for.
         ValueError: for a wrong name, or a card that the Hub does not accept.
     """
     check_repo_id(repo_id)
     require_token(token)
-    with staging_folder(staging, repo_id) as target:
+    where = {"private": private, "revision": revision, "create_pr": create_pr}
+    with staging_folder(staging, repo_id, **where) as target:
         staged = stage_model(folder, repo_id, target, card=card, license=license, benchmarks=benchmarks)
+        options = {"replace": STALE, "overwrite": overwrite, "token": token, **where}
+        if check and (seen := preview_push(target, repo_id, **options)).is_certain:
+            raise seen.problem  # before a large encoder is fetched
         with stranger(owner_token(token)) as owner:
             weights = [path.name for path in sorted(target.glob(WEIGHTS))]
             here = _load_here(owner, staged, weights) if check else None
-            push = push_folder(
-                target,
-                repo_id,
-                message=message or f"{staged.facts.family} model, published with spooftrace",
-                private=private,
-                revision=revision,
-                create_pr=create_pr,
-                replace=STALE,
-                token=token,
-                attempts=attempts,
-            )
+            message = message or f"{staged.facts.family} model, published with spooftrace"
+            push = push_folder(target, repo_id, message=message, attempts=attempts, **options)
             if here is not None:
                 _load_there(owner, staged, push, weights, here)
         return Published(push, here.model_class if here else None, _scores(staged, push), staged.warnings)
@@ -125,7 +126,15 @@ def owner_token(token: str | None) -> str | None:
 
 
 @contextmanager
-def staging_folder(staging: str | os.PathLike | None, repo_id: str, repo_type: str = "model") -> Iterator[Path]:
+def staging_folder(
+    staging: str | os.PathLike | None,
+    repo_id: str,
+    repo_type: str = "model",
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> Iterator[Path]:
     """
     A new folder for what is pushed; where the block fails, the error says that it is kept, and what pushes it.
 
@@ -141,9 +150,11 @@ def staging_folder(staging: str | os.PathLike | None, repo_id: str, repo_type: s
     except CheckError as error:
         raise HubError(f"{error}. The folder that was tried is kept: {folder}") from error
     except HubError as error:
-        push = f"`hf upload --repo-type {repo_type} {repo_id} {folder}`"
+        where = ["--private"] * bool(private) + ["--create-pr"] * create_pr
+        where += ["--revision", revision] if revision else []
+        push = shlex.join(["hf", "upload", "--repo-type", repo_type, *where, repo_id, str(folder)])
         raise HubError(
-            f"{error}. What was to be pushed is kept in {folder}: publish again, or push it by {push}"
+            f"{error}. What was to be pushed is kept in {folder}: publish again, or push it by `{push}`"
         ) from error
     except BaseException:
         if staging is None:

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on 127.0.0.1, for tests that push and pull with the stock client.
 
     with small_hub(tmp_path) as hub:
-        subprocess.run([sys.executable, "-c", program], env=hub.env(token=WRITE), check=True)
+        warm_python.run("-c", program, env=hub.env(token=WRITE), check=True)
 
 It knows models, datasets and Spaces: create, upload (git-LFS, not Xet), commit, branches, open a pull request, info, tree,
 the list of an owner's models, resolve with ranges, pinned commits, private repositories, read-only tokens. It knows no merging, tags, organisations, gating or
@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import warm_python
 from small_hub_answers import ROUTES, Answer, Call, Refusal, Store, is_lfs, json_answer
 
 
@@ -105,10 +105,7 @@ class SmallHub:
 
     def spooftrace(self, *arguments: Any, **options: Any) -> subprocess.CompletedProcess:
         """Runs the command in a process of its own, with this Hub; `options` are those of `env`."""
-        command = [sys.executable, "-m", "spooftrace", *map(str, arguments)]
-        return subprocess.run(
-            command, env=self.env(**options), capture_output=True, text=True, check=False, timeout=600
-        )
+        return warm_python.run("-m", "spooftrace", *arguments, env=self.env(**options))
 
     def fail(self, match: str, status: int = 503, times: int = 1, **headers: str) -> None:
         """Answers the next `times` requests whose `METHOD path` matches with an error, and does nothing else."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import warm_python
 from corpus_trees import full_asvspoof2019, write_asvspoof2019, write_clip
 from small_hub import READ, SmallHub
 
@@ -61,13 +62,7 @@ def push(hub: SmallHub, table: Path, *arguments: str, **variables: str) -> subpr
     ]
     # Without torch, which `datasets` would import only to see whether it runs in a worker.
     environment = hub.env(**{"USE_TORCH": "0", **variables})
-    return subprocess.run(
-        [sys.executable, "-m", "spooftrace", *call, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return warm_python.run("-m", "spooftrace", *call, *arguments, env=environment)
 
 
 def commits(hub: SmallHub) -> list[str]:
@@ -176,7 +171,11 @@ def test_what_may_not_be_passed_on_is_refused_before_anything_is_built(tmp_path,
 
 
 def test_a_pushed_corpus_is_one_commit_that_anybody_loads(hub, table):
-    hub.seed(REPO, {"default/test-00001-of-00002.parquet": b"of an earlier, larger push"}, kind="dataset")
+    earlier = {
+        "README.md": b"---\ntags: [spooftrace]\n---\n",
+        "default/test-00001-of-00002.parquet": b"of a larger push",
+    }
+    hub.seed(REPO, earlier, kind="dataset")
     done = push(hub, table)
     assert done.returncode == 0, done.stderr
     assert "pushed and read back" in done.stdout
@@ -187,10 +186,8 @@ def test_a_pushed_corpus_is_one_commit_that_anybody_loads(hub, table):
     assert {name: content for name, content in there.items() if name != ".gitattributes"} == here
     expected = [[f"c{n}", n % 2, (table.parent / f"c{n}.wav").read_bytes().hex()] for n in (4, 5)]
     for streaming in ("True", "False"):
-        program = [sys.executable, "-c", LOAD, REPO, streaming]
-        loaded = subprocess.run(
-            program, env=hub.env(token=None, USE_TORCH="0"), capture_output=True, text=True, check=True
-        )
+        environment = hub.env(token=None, USE_TORCH="0")
+        loaded = warm_python.run("-c", LOAD, REPO, streaming, env=environment, check=True)
         assert json.loads(loaded.stdout) == expected
 
 

@@ -39,13 +39,37 @@ def test_a_model_is_published_and_said_to_load_elsewhere(server, model):
     assert "no evaluation lies beside the model" in done.stderr
 
 
-def test_a_dry_run_shows_everything_and_asks_nobody(server, model, tmp_path):
+def test_a_dry_run_shows_everything_and_without_a_token_asks_nobody(server, model, tmp_path):
     before = len(server.requests)
     done = server.spooftrace("publish", model, "alice/dry", "--dry-run", "--staging", tmp_path / "kept", token=None)
     assert done.returncode == 0, done.stderr
-    for words in ("model.safetensors", "modeling_aasist.py", " bytes", "## Intended use and limits"):
+    for words in ("model.safetensors", "modeling_aasist.py", " bytes", "on the Hub: not known", "## Intended use"):
         assert words in done.stdout, words
+    assert "the push would fail now: no token for the Hub: run `hf auth login`" in done.stderr
     assert len(server.requests) == before and (tmp_path / "kept" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("variables", "there", "words"),
+    [
+        ({}, "on the Hub: alice/dry would be made, by alice", "warning: no licence"),
+        (
+            {"token": READ},
+            "on the Hub: alice/dry would be made, by alice",
+            "the push would fail now: the token of alice may only",
+        ),
+        (
+            {"HF_ENDPOINT": "http://127.0.0.1:9"},
+            "on the Hub: not known",
+            "the Hub at http://127.0.0.1:9 cannot be reached",
+        ),
+    ],
+    ids=["fine", "read-only token", "down"],
+)
+def test_a_dry_run_tells_who_would_push_and_whether_the_hub_would_take_it(server, model, variables, there, words):
+    done = server.spooftrace("publish", model, "alice/dry", "--dry-run", **variables)
+    assert done.returncode == 0 and there in done.stdout and words in done.stderr, done.stderr
+    assert server.store.find("model", "alice/dry") is None
 
 
 def refusals(tmp_path: Path) -> dict[str, tuple[list, dict, str]]:

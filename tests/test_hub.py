@@ -1,24 +1,30 @@
 """Pushing a folder: one commit whatever the Hub does, and refusals in one line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import warm_python
 from small_hub import READ, SmallHub, small_hub
 
 from spooftrace.hub import check_repo_id, local_files, push_folder
+from spooftrace.hub_repository import Repository, _pause, status_of
 
 
 # The client reads its endpoint when it is imported: all calls run in one process of their own, one after the other.
 PROGRAM = """
 import json, sys
 from spooftrace.hub import push_folder
+from spooftrace.hub_preview import preview_push
 results = []
 for call in json.loads(sys.argv[1]):
     try:
-        results.append(push_folder(message="a push", **call)._asdict())
+        if call.pop("preview", False):
+            found = preview_push(**call)
+            results.append({**vars(found), "problem": str(found.problem), "certain": found.is_certain})
+        else:
+            results.append(push_folder(message="a push", **call)._asdict())
     except (OSError, ValueError) as error:
         results.append({"error": str(error), "kind": type(error).__name__})
 print(json.dumps(results))
@@ -28,8 +34,7 @@ AT_ONCE = {"Retry-After": "0"}
 
 
 def run(hub: SmallHub, calls: list[dict], **variables: str) -> list[dict]:
-    program = [sys.executable, "-c", PROGRAM, json.dumps(calls)]
-    done = subprocess.run(program, env=hub.env(**variables), capture_output=True, text=True, check=True)
+    done = warm_python.run("-c", PROGRAM, json.dumps(calls), env=hub.env(**variables), check=True)
     return json.loads(done.stdout)
 
 
@@ -57,6 +62,13 @@ def pushed(tmp_path_factory, folder) -> tuple[SmallHub, dict[str, dict]]:
     (app / "README.md").write_text("---\ntitle: App\nsdk: gradio\nsdk_version: 6.31.0\napp_file: app.py\n---\n")
     (app / "app.py").write_text("print()\n")
     calls: dict[str, dict] = {
+        "preview of a new one": {"repo_id": "alice/plain", "preview": True},
+        "preview of foreign files": {"repo_id": "alice/old", "replace": ["deep/*.bin"], "preview": True},
+        "preview of a branch": {"repo_id": "alice/old", "revision": "later", "preview": True},
+        "preview of a read token": {"repo_id": "alice/old", "token": READ, "preview": True},
+        "preview of a wrong token": {"repo_id": "alice/old", "token": "hf_nobody", "preview": True},
+        "preview of another's": {"repo_id": "bob/new", "preview": True},
+        "preview of a busy Hub": {"repo_id": "alice/unsure", "preview": True},
         "plain": {"repo_id": "alice/plain"},
         "again": {"repo_id": "alice/plain"},
         "busy": {"repo_id": "alice/busy"},
@@ -64,7 +76,13 @@ def pushed(tmp_path_factory, folder) -> tuple[SmallHub, dict[str, dict]]:
         "conflict": {"repo_id": "alice/conflict"},
         "slow start": {"repo_id": "alice/slow"},
         "given up": {"repo_id": "alice/down", "attempts": 2},
-        "replacing": {"repo_id": "alice/old", "replace": ["deep/*.bin"]},
+        "foreign": {"repo_id": "alice/old", "replace": ["deep/*.bin"]},
+        "proposed": {"repo_id": "alice/old", "replace": ["deep/*.bin"], "create_pr": True},
+        "branched": {"repo_id": "alice/old", "replace": ["deep/*.bin"], "revision": "next"},
+        "replacing": {"repo_id": "alice/old", "replace": ["deep/*.bin"], "overwrite": True},
+        "ours": {"repo_id": "alice/ours"},
+        "beside": {"repo_id": "alice/beside"},
+        "new space": {"repo_id": "alice/fresh", "repo_type": "space", "folder": str(app)},
         "private": {"repo_id": "alice/hidden", "private": True},
         "public": {"repo_id": "alice/old", "private": True},
         "space": {"repo_id": "alice/app", "repo_type": "space", "folder": str(app)},
@@ -76,10 +94,14 @@ def pushed(tmp_path_factory, folder) -> tuple[SmallHub, dict[str, dict]]:
     }
     with small_hub(tmp_path_factory.mktemp("hub")) as hub:
         hub.seed("alice/old", {"deep/old.bin": b"old", "deep/notes.txt": b"mine"})
+        hub.seed("alice/ours", {"README.md": b"---\ntags: [spooftrace]\n---\n", "config.json": b"old"})
+        hub.seed("alice/beside", {"notes.txt": b"mine"})
+        hub.seed("alice/fresh", {"README.md": b"---\ntitle: App\nsdk: gradio\n---\n"}, kind="space")
         hub.fail("POST /api/models/alice/busy/commit", 503, times=2, **AT_ONCE)
         hub.cut("POST /api/models/alice/lost/commit")
         hub.fail("POST /api/models/alice/conflict/commit", 412, **AT_ONCE)
         hub.fail("GET /api/models/alice/slow", 429, **AT_ONCE)
+        hub.fail("GET /api/models/alice/unsure", 503, **AT_ONCE)
         hub.fail("POST /api/models/alice/down/commit", 500, times=2, **AT_ONCE)
         results = run(hub, [{"folder": str(folder), **call} for call in calls.values()])
         yield hub, dict(zip(calls, results, strict=True))
@@ -120,6 +142,22 @@ def test_a_space_is_made_with_its_sdk(pushed):
     hub, results = pushed
     assert results["space"]["url"] == f"{hub.url}/spaces/alice/app/commit/{results['space']['commit']}"
     assert hub.store.find("space", "alice/app")["sdk"] == "gradio"
+
+
+def test_files_of_somebody_else_are_replaced_only_where_that_is_asked_for(pushed):
+    hub, results = pushed
+    assert results["foreign"]["kind"] == "ForeignFilesError" and "\n" not in results["foreign"]["error"]
+    for words in ("alice/old holds files", "1 would be", "(deep/old.bin)", "pass --overwrite"):
+        assert words in results["foreign"]["error"], words
+    assert results["proposed"]["pull_request"] == 1 and results["branched"]["changed"]
+    assert "deep/old.bin" not in hub.files("alice/old", revision="next")
+    assert results["replacing"]["changed"] and commits(hub, "alice/old") == ["a push"] * 3 + ["init", "seed"]
+
+
+def test_a_card_with_our_tag_a_new_space_and_files_beside_ours_are_no_obstacle(pushed):
+    _, results = pushed
+    for name in ("ours", "beside", "new space"):
+        assert results[name].get("changed"), results[name]
 
 
 def test_only_what_is_replaced_goes(pushed):
@@ -165,6 +203,29 @@ def test_without_a_way_to_the_hub_the_reason_is_named(hub, folder, variables, wo
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a new one", {"user": "alice", "exists": False, "problem": "None"}),
+        (
+            "foreign files",
+            {"user": "alice", "exists": True, "deleted": ["deep/old.bin"], "problem": "pass --overwrite"},
+        ),
+        ("a branch", {"exists": True, "deleted": [], "problem": "None", "certain": False}),
+        ("a read token", {"user": "alice", "problem": "may only read", "certain": True}),
+        ("a wrong token", {"user": None, "exists": None, "problem": "does not know this token", "certain": False}),
+        ("another's", {"exists": False, "problem": "alice may not write to bob/new", "certain": True}),
+        ("a busy Hub", {"problem": "busy (503", "certain": False}),
+    ],
+)
+def test_a_preview_tells_what_a_push_would_meet_and_changes_nothing(pushed, name, expected):
+    hub, results = pushed
+    found = results[f"preview of {name}"]
+    assert expected["problem"] in found["problem"], found
+    assert found == {**found, **expected, "problem": found["problem"]}
+    assert hub.store.find("model", "bob/new") is None and hub.store.find("model", "alice/unsure") is None
+
+
 @pytest.mark.parametrize("name", ["plain", "a/b/c", "alice/a--b", "alice/with space", ""])
 def test_a_bad_name_is_refused(name):
     with pytest.raises(ValueError, match=r".+"):
@@ -177,3 +238,69 @@ def test_a_folder_with_a_token_of_the_hub_is_not_pushed(tmp_path, name):
     (tmp_path / name).write_text(f"HF_TOKEN=hf_{'aB3' * 12}\n")
     with pytest.raises(ValueError, match=f"{name} holds what looks like a token"):
         push_folder(tmp_path, "alice/mine", message="a push")
+
+
+@pytest.mark.parametrize(
+    ("role", "orgs", "is_proposal", "expected"),
+    [
+        ("write", [{"name": "acme", "roleInOrg": "write"}], False, None),
+        ("write", [{"name": "acme", "roleInOrg": "read"}], False, "alice may not write to acme/x"),
+        ("write", [], False, "alice may not write to acme/x"),
+        ("write", [], True, None),
+        ("read", [{"name": "acme", "roleInOrg": "admin"}], True, "may only read"),
+        ("fineGrained", [], False, None),
+    ],
+)
+def test_what_whoami_tells_of_the_rights_is_taken_for_no_more_than_it_says(role, orgs, is_proposal, expected):
+    user = {"name": "alice", "orgs": orgs, "auth": {"accessToken": {"role": role}}}
+    found = Repository(None, "acme/x", "model", 1).lacking_right(user, is_proposal=is_proposal)
+    assert found is None if expected is None else expected in found
+
+
+def cache(root: Path) -> Path:
+    """A snapshot in a folder as the client keeps them."""
+    snapshot, blobs = root / "models--a--b" / "snapshots" / "1234", root / "models--a--b" / "blobs"
+    for folder in (snapshot / "deep", blobs):
+        folder.mkdir(parents=True)
+    (blobs / "5678").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/5678")
+    (snapshot / "deep" / "config.json").symlink_to("../../../blobs/5678")
+    return snapshot
+
+
+def test_links_of_the_cache_are_followed(tmp_path):
+    assert set(local_files(cache(tmp_path))) == {"config.json", "deep/config.json"}
+    (tmp_path / "short").symlink_to(cache(tmp_path / "other"))
+    assert set(local_files(tmp_path / "short")) == {"config.json", "deep/config.json"}
+
+
+@pytest.mark.parametrize("target", ["../private.txt", "../../../private.txt", "/etc/hostname", "../private"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, target):
+    snapshot = cache(tmp_path)
+    for place in (snapshot / "../private.txt", tmp_path / "private.txt"):
+        place.write_text("mine")
+    (snapshot / "../private").mkdir()
+    (snapshot / "notes.txt").symlink_to(target)
+    with pytest.raises(ValueError, match=r"notes.txt is a link that leads out of .*1234: put what it points to"):
+        local_files(snapshot)
+    assert "notes.txt" not in local_files(snapshot, skip=lambda name: name == "notes.txt")
+
+
+def test_a_link_within_the_folder_is_a_file_but_no_folder(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.txt").write_text("c")
+    (tmp_path / "d.txt").symlink_to("a/b/c.txt")
+    assert set(local_files(tmp_path)) == {"a/b/c.txt", "d.txt"}
+    for name in ("loop", "gone"):
+        (tmp_path / name).symlink_to("loop")
+    assert set(local_files(tmp_path)) == {"a/b/c.txt", "d.txt"}
+    (tmp_path / "e").symlink_to("a/b")
+    with pytest.raises(ValueError, match="e is a link to a folder"):
+        local_files(tmp_path)
+
+
+def test_the_wait_is_the_one_that_the_hub_asks_for_whatever_wraps_its_answer():
+    inner, outer = RuntimeError("503"), RuntimeError("upload failed")
+    inner.response = SimpleNamespace(status_code=503, headers={"Retry-After": "120"})
+    outer.__cause__ = inner
+    assert (status_of(outer), _pause(outer, 0), _pause(RuntimeError(), 2)) == (503, 120, 4)

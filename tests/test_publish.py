@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 import yaml
 from conftest import TINY_GRAPH, lively
 from small_hub import READ, SmallHub, small_hub
@@ -261,6 +262,52 @@ def test_adapters_name_their_encoder_and_their_folder_travels(made, tmp_path):
     assert "alice/encoder" in body
 
 
+def test_a_base_model_is_known_wherever_the_configuration_names_it(made, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(made["detector"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    base = {"base_model_name_or_path": "Qwen/Qwen2-Audio-7B", "base_revision": "abc"}
+    write_json(folder / "config.json", {**config, **base, "lora": {"r": 2}})  # as detectors around language models do
+    facts = read_facts(folder)
+    assert (facts.base_model, facts.base_revision) == ("Qwen/Qwen2-Audio-7B", "abc")
+    write_json(folder / "config.json", {**config, **base, "base_model_name_or_path": str(tmp_path)})
+    with pytest.raises(PublishError, match="which nobody else has"):
+        stage_model(folder, "alice/mine", tmp_path)
+
+
+def test_adapters_beside_a_whole_model_are_of_another_and_stay(made, tmp_path):
+    folder, target = tmp_path / "model", tmp_path / "staged"
+    shutil.copytree(made["detector"], folder)
+    shutil.copytree(made["adapters"] / "adapter", folder / "adapter")
+    target.mkdir()
+    staged = stage_model(folder, "alice/mine", target)
+    assert "adapter/" in staged.left_out and not any(name.startswith("adapter") for name in staged.files)
+
+
+def test_a_model_in_the_cache_is_staged_through_its_links_and_no_other_link_is_followed(made, tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "1234"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(path for path in made["adapters"].rglob("*") if path.is_file()):
+        link = snapshot / path.relative_to(made["adapters"])
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    (snapshot / "private.bin").symlink_to("/etc/hostname")  # nothing that travels
+    (tmp_path / "staged").mkdir()
+    staged = stage_model(snapshot, "alice/mine", tmp_path / "staged")
+    assert {"model.safetensors", "adapter/adapter_config.json"} <= set(staged.files)
+    assert not any(path.is_symlink() for path in staged.folder.rglob("*"))
+    for name in ("notes.png", "adapter/adapter_extra.safetensors"):
+        (snapshot / name).symlink_to("/etc/hostname")
+        with pytest.raises(ValueError, match=f"{name} is a link that leads out of"):
+            stage_model(snapshot, "alice/mine", tmp_path / "staged")
+        (snapshot / name).unlink()
+    shutil.rmtree(snapshot / "adapter")
+    (snapshot / "adapter").symlink_to(made["adapters"] / "adapter")
+    with pytest.raises(ValueError, match="adapter is a link that leads out of"):
+        stage_model(snapshot, "alice/mine", tmp_path / "staged")
+
+
 def test_a_card_that_somebody_wrote_is_kept_unless_a_new_one_is_asked_for(made, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(made["detector"], folder)
@@ -370,6 +417,7 @@ def published(made, tmp_path_factory) -> tuple[SmallHub, dict[str, dict]]:
     """The Hub after many publications, and the result of each by name. A check takes two processes: one model has one."""
     detector, quick = str(made["detector"]), {"check": False, "message": "a model"}
     stale = dict.fromkeys(("model-00001-of-00002.safetensors", "adapter/old.json", "notes.txt"), b"old")
+    stale["README.md"] = b"---\ntags: [spooftrace]\n---\n"
     calls: dict[str, dict] = {
         "whole": {"folder": detector, "repo_id": "alice/whole", **quick},
         "adapters": {"folder": str(made["adapters"]), "repo_id": "alice/adapters", "private": True},
@@ -379,6 +427,7 @@ def published(made, tmp_path_factory) -> tuple[SmallHub, dict[str, dict]]:
         "conflict": {"folder": detector, "repo_id": "alice/conflict", **quick},
         "lost": {"folder": detector, "repo_id": "alice/lost", **quick},
         "stale": {"folder": detector, "repo_id": "alice/stale", **quick},
+        "foreign": {"folder": detector, "repo_id": "alice/foreign"},
         "branch": {"folder": detector, "repo_id": "alice/branch", "revision": "next", **quick},
         "pull request": {"folder": detector, "repo_id": "alice/pr", "create_pr": True, **quick},
         "down": {"folder": detector, "repo_id": "alice/down", "attempts": 2, **quick},
@@ -387,19 +436,14 @@ def published(made, tmp_path_factory) -> tuple[SmallHub, dict[str, dict]]:
     with small_hub(tmp_path_factory.mktemp("hub")) as hub:
         hub.seed("alice/encoder", made["encoder"])
         hub.seed("alice/stale", stale)
+        hub.seed("alice/foreign", {"config.json": b"{}", "README.md": b"---\nlicense: mit\n---\n"})
         hub.cut("GET /alice/adapters/resolve/.*/model.safetensors", after=1000)
         hub.fail("POST /api/models/alice/busy/commit", 503, times=2, **AT_ONCE)
         hub.fail("POST /api/models/alice/conflict/commit", 412, **AT_ONCE)
         hub.cut("POST /api/models/alice/lost/commit")
         hub.fail("POST /api/models/alice/down/commit", 500, times=2, **AT_ONCE)
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
-            input=json.dumps(list(calls.values())),
-            env=hub.env(TMPDIR=str(tmp_path_factory.mktemp("temporary"))),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        environment = hub.env(TMPDIR=str(tmp_path_factory.mktemp("temporary")))
+        done = warm_python.run("-c", PROGRAM, input=json.dumps(list(calls.values())), env=environment, check=True)
         results = dict(zip(calls, json.loads(done.stdout), strict=True))
         yield hub, results
 
@@ -442,6 +486,13 @@ def test_weights_of_an_earlier_push_go_and_other_files_stay(published):
     files = set(published[0].files("alice/stale"))
     assert "model-00001-of-00002.safetensors" not in files and "adapter/old.json" not in files
     assert {"notes.txt", "model.safetensors"} <= files
+
+
+def test_a_model_of_somebody_else_is_left_alone_and_that_is_said_before_anything_is_loaded(published):
+    hub, results = published
+    assert results["foreign"]["kind"] == "ForeignFilesError" and "pass --overwrite" in results["foreign"]["error"]
+    assert hub.titles("alice/foreign") == ["init", "seed"]
+    assert not any(r.method == "POST" and "alice/foreign" in r.path for r in hub.requests)
 
 
 def test_a_branch_and_a_pull_request_leave_main_as_it_was(published):
@@ -513,13 +564,10 @@ def _wait_for(port: int, server: subprocess.Popen) -> None:
 def test_it_is_published_by_xet_too(xet_hub, made, hub):
     url, root = xet_hub
     environment = {**hub.env(), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "0"}
-    call = {"folder": str(made["detector"]), "repo_id": "alice/whole", "message": "a model"}
-    program = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(
-        program, input=json.dumps([call]), env=environment, capture_output=True, text=True, check=True
-    )
+    call = {"folder": str(made["detector"]), "repo_id": "alice/whole", "message": "a model", "check": False}
+    done = warm_python.run("-c", PROGRAM, input=json.dumps([call]), env=environment, check=True)
     result = json.loads(done.stdout)[0]
-    assert result.get("class") == "transformers_modules.AasistForAudioClassification", result
+    assert result.get("changed") and result["files"] > 5, result  # and it was compared with what lies there
     log = (root / "requests.log").read_text()
     assert "/v1/xorbs/" in log and "/info/lfs/" not in log
     assert sum("/commit/" in line for line in log.splitlines()) == 1

@@ -1,11 +1,13 @@
 """`spooftrace publish --type metric` and `--type space`: what is pushed, what is refused, and that it works elsewhere."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from small_hub import small_hub
 
+from spooftrace.model_facts import split_card
 from spooftrace.publish import PublishError
 from spooftrace.spaces.metric_spaces import SLUGS, write_metric_space
 from spooftrace.spaces.publish import check_space, find_space, stage_space
@@ -62,7 +64,8 @@ def test_a_metric_is_pushed_under_its_own_name_alone(server):
 
 
 def test_a_space_brings_the_package_along_and_works_from_its_download(server, app):
-    server.seed("alice/demo", {"spooftrace/gone.py": b"old", "old.txt": b"old"}, kind="space")
+    card = HEADER.replace("title", "tags: [spooftrace]\ntitle").encode()
+    server.seed("alice/demo", {"README.md": card, "spooftrace/gone.py": b"old", "old.txt": b"old"}, kind="space")
     server.fail("POST /api/spaces/alice/demo/commit", 503, **{"Retry-After": "0"})
     done = server.spooftrace("publish", "--type", "space", app, "alice/demo", "--message", "the demo")
     assert done.returncode == 0, done.stderr
@@ -75,6 +78,23 @@ def test_a_space_brings_the_package_along_and_works_from_its_download(server, ap
     assert "spooftrace/modeling/checkpoints/default/model.safetensors" in files
     assert not {"old.txt", "spooftrace/gone.py"} & set(files) and ".gitattributes" in files
     assert not any("__pycache__" in name or name.endswith(".pyc") for name in files)
+    assert split_card(files["README.md"].decode())[0]["tags"] == ["spooftrace"]
+
+
+def test_a_space_of_somebody_else_is_left_alone(server, app, tmp_path):
+    server.seed("alice/game", {"app.py": b"play()", "sounds/a.wav": b"mine"}, kind="space")
+    before = server.head("alice/game", kind="space")
+    command = ["publish", "--type", "space", app, "alice/game", "--no-check"]
+    done = server.spooftrace(*command, TMPDIR=str(tmp_path))
+    assert done.returncode == 1 and "2 would be replaced or deleted (app.py, sounds/a.wav)" in done.stderr, done.stderr
+    assert "pass --overwrite" in done.stderr and not list(tmp_path.iterdir())
+    planned = server.spooftrace(*command, "--dry-run", "--json")
+    plan = json.loads(planned.stdout)
+    assert (plan["hub"]["replaced"], plan["hub"]["deleted"]) == (["app.py"], ["sounds/a.wav"])
+    assert "2 would be" in plan["hub"]["problem"] and plan["warnings"][0].startswith("the push would fail now: alice")
+    assert server.head("alice/game", kind="space") == before
+    assert server.spooftrace(*command, "--overwrite").returncode == 0
+    assert "sounds/a.wav" not in server.files("alice/game", kind="space")
 
 
 def test_the_package_in_a_space_is_the_one_that_is_installed(app, tmp_path):
@@ -93,9 +113,16 @@ def test_hidden_files_beside_an_app_stay(app, tmp_path):
     for name in (".env", ".venv/lib/a.py", "pages/.secret", ".gitattributes"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("mine")
+    (source / ".venv" / "python").symlink_to("/usr/bin/python3")
     stage_space(source, target, vendored=False)
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert found == {".gitattributes", "README.md", "app.py", "requirements.txt", "style.css"}
+
+
+def test_the_card_of_an_app_keeps_what_it_says_and_gets_the_tag(app, tmp_path):
+    header, body = split_card((stage_space(find_space("detector"), tmp_path) / "README.md").read_text("utf-8"))
+    ours = split_card((ROOT / "spaces" / "detector" / "README.md").read_text("utf-8"))
+    assert header == {**ours[0], "tags": [*ours[0]["tags"], "spooftrace"]} and body == ours[1]
 
 
 @pytest.mark.parametrize(

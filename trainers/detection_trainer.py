@@ -1,7 +1,6 @@
 """Empirical risk minimisation: a detector on labelled clips, as any `transformers.Trainer`."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import HubStrategy, RemoveColumnsCollator
+from transformers.trainer_utils import RemoveColumnsCollator
 
 from spooftrace.metrics import eer
 from spooftrace.trainers.batch_norm import BatchNormStatistics
@@ -283,15 +282,6 @@ class DetectionTrainer(ResumableTrainer):
 
     def _lora(self) -> dict | None:
         return getattr(self.accelerator.unwrap_model(self.model).config, "lora", None)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As in transformers, which copies weights and configuration alone: the code and the adapters travel, too."""
-        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            for path in [*Path(checkpoint_folder).glob("*.py"), *Path(checkpoint_folder).glob("adapter/*")]:
-                target = Path(self.args.output_dir) / path.relative_to(checkpoint_folder)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copy(path, target)
-        super()._push_from_checkpoint(checkpoint_folder)
 
     # Evaluation and logs
 

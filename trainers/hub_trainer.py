@@ -1,23 +1,29 @@
 """Training that pushes to the Hub, does not depend on it, and does not keep silent where a push has failed."""
 
 import os
+import shutil
 import tempfile
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import Trainer
-from transformers.utils import logging
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils import PushInProgress, logging
 
-from spooftrace.hub import HubError, Push, ask_hub, is_transient, push_folder
+from spooftrace.hub import Push, ask_hub, push_folder
+from spooftrace.hub_repository import HubError, is_transient
 from spooftrace.model_staging import stage_model
+from spooftrace.publish import STALE
 
 
 logger = logging.get_logger(__name__)
 
 ATTEMPTS_AT_START = 3
+LAST_CHECKPOINT = "last-checkpoint"  # the folder of transformers for `hub_strategy="checkpoint"`
 
 
 class _Unpickled(str):
@@ -33,6 +39,10 @@ class HubTrainer(Trainer):
     fails is logged and kept in `hub_problem`. What the Hub refuses for good, such as a token that may only read, still
     raises at the start.
 
+    What goes up is the model as `spooftrace publish` would have it, with its card: never optimizers, pickles and whatever
+    else lies in the output folder, but for the checkpoints of `hub_strategy="checkpoint"` and `"all_checkpoints"`. As in
+    transformers, files that the repository `hub_model_id` holds already are replaced.
+
     `hub_problem` is one line, or `None` where the last push was fine.
     """
 
@@ -40,6 +50,7 @@ class HubTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._pushes: list[Future] = []
+        self._background = HfApi()  # for its thread alone
         super().__init__(*args, **kwargs)
         if self.args.hub_token:
             self.args.hub_token = _Unpickled(self.args.hub_token)
@@ -67,28 +78,71 @@ class HubTrainer(Trainer):
         return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
 
     def _note(self, problem: str) -> None:
-        self.hub_problem = problem
-        logger.warning(f"not pushed: {problem}")
+        self.hub_problem = " ".join(problem.split())
+        logger.warning(f"not pushed: {self.hub_problem}")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As in transformers, where there is a repository; what becomes of the push in the background is noted."""
-        if not self.is_world_process_zero() or self.hub_model_id is None:
+        """
+        As in transformers, but for what goes up; what becomes of the push in the background is noted.
+
+        The files are copied, or linked, first: the checkpoint may be deleted before they are sent.
+        """
+        if not self.is_world_process_zero() or self.hub_model_id is None or self.args.hub_strategy == HubStrategy.END:
             return
-        super()._push_from_checkpoint(checkpoint_folder)
-        for job in getattr(self.push_in_progress, "jobs", []):
-            if job not in self._pushes:
-                self._pushes.append(job)
-                job.add_done_callback(partial(self._pushed, self.state.global_step))
+        running = [job for job in getattr(self.push_in_progress, "jobs", ()) if not job.done()]
+        if running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        try:
+            place = self._stage_checkpoint(Path(checkpoint_folder))
+        except (OSError, ValueError) as error:
+            self._note(f"step {self.state.global_step}: {error}. Training goes on")
+            return
+        job = self._background.run_as_future(self._push_staged, place, self._title())
+        self._pushes.append(job)
+        self.push_in_progress = PushInProgress([*running, job])
+        job.add_done_callback(partial(self._pushed, self.state.global_step))
+
+    def _stage_checkpoint(self, checkpoint: Path) -> tempfile.TemporaryDirectory:
+        """A checkpoint as it is pushed: the model, and where it is asked for the whole of it in a folder."""
+        place = tempfile.TemporaryDirectory(prefix=".push-", dir=self.args.output_dir, ignore_cleanup_errors=True)
+        folders = {HubStrategy.CHECKPOINT: LAST_CHECKPOINT, HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+        try:
+            stage_model(checkpoint, self.hub_model_id, Path(place.name))
+            if (name := folders.get(self.args.hub_strategy)) is not None:
+                shutil.copytree(checkpoint, Path(place.name) / name, copy_function=_link)
+        except BaseException:
+            place.cleanup()
+            raise
+        return place
+
+    def _push_staged(self, place: tempfile.TemporaryDirectory, title: str) -> Push:
+        with place as folder:
+            return self._push(folder, title)
+
+    def _push(self, folder: str | os.PathLike, title: str, **options: Any) -> Push:
+        """One commit; `options` of `push_folder` that are `None` are those of the arguments."""
+        own = {
+            "private": self.args.hub_private_repo,
+            "revision": self.args.hub_revision,
+            "token": self.args.hub_token,
+        }
+        own |= {name: value for name, value in options.items() if value is not None}
+        replace = (*STALE, f"{LAST_CHECKPOINT}/*") if (Path(folder) / LAST_CHECKPOINT).is_dir() else STALE
+        return push_folder(folder, self.hub_model_id, message=title, replace=replace, overwrite=True, **own)
+
+    def _title(self) -> str:
+        """Of a commit during training, in the words of transformers."""
+        if self.args.save_strategy == SaveStrategy.STEPS:
+            return f"Training in progress, step {self.state.global_step}"
+        return f"Training in progress, epoch {int(self.state.epoch)}"
 
     def _pushed(self, step: int, job: Future) -> None:
         error = None if job.cancelled() else job.exception()
         if error is None:
             self.hub_problem = None
-            return
-        try:
-            ask_hub(job.result, self._repository_name(), token=self.args.hub_token, attempts=1)
-        except Exception as explained:  # noqa: BLE001  the client raises errors of many kinds
-            self._note(f"step {step}: {explained}. Training goes on")
+        else:
+            self._note(f"step {step}: {error}. Training goes on")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; at the end, pushes that have failed in between are counted."""
@@ -124,7 +178,7 @@ class HubTrainer(Trainer):
             self._finish_current_push()
             if self.hub_model_id is None:
                 self._make_repository(attempts=ATTEMPTS_AT_START)
-            push = self._push_folder(folder)
+            push = self._push_folder(folder, "End of training")
         except (OSError, ValueError) as error:  # of the Hub, the disk, or what lies in the folder
             target = self._repository_name()
             self._note(f"{error}. It lies in {folder}: `spooftrace publish {folder} {target}` pushes it")
@@ -132,14 +186,50 @@ class HubTrainer(Trainer):
         self.hub_problem = None
         return push
 
-    def _push_folder(self, folder: Path) -> Push:
-        with tempfile.TemporaryDirectory() as target:
-            stage_model(folder, self.hub_model_id, Path(target))
-            return push_folder(
-                target,
-                self.hub_model_id,
-                message="End of training",
-                private=self.args.hub_private_repo,
-                revision=self.args.hub_revision,
-                token=self.args.hub_token,
-            )
+    def _push_folder(self, folder: Path, title: str, license: str | None = None, **options: Any) -> Push:
+        with tempfile.TemporaryDirectory(prefix=".push-", dir=folder) as target:
+            stage_model(folder, self.hub_model_id, Path(target), license=license)
+            return self._push(target, title, **options)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        license: str | None = None,
+    ) -> Push | Future | None:
+        """
+        Saves the model and pushes it, as in transformers, with the card of `spooftrace publish`.
+
+        Args:
+            commit_message: title of the commit.
+            blocking: wait for the push; else a `Future` of it is returned.
+            token, revision, private: instead of those of the arguments.
+            license: identifier of the licence, such as `apache-2.0`, for the card.
+
+        Returns:
+            The commit; `None` in all processes but the first.
+
+        Raises:
+            HubError: where it failed.
+            ValueError: for a model that must not be published as it is.
+        """
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        if self.hub_model_id is None:
+            self._make_repository(token, private, ATTEMPTS_AT_START)
+        options = {"license": license, "token": token, "revision": revision, "private": private}
+        push = partial(self._push_folder, Path(self.args.output_dir), commit_message, **options)
+        return push() if blocking else self._background.run_as_future(push)
+
+
+def _link(source: str, target: str) -> None:
+    """Copies a file of a checkpoint, which nobody changes any more, without its bytes where the disk can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -96,7 +96,7 @@ def _add_action(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.set_defaults(run=_with_whole_errors(run))
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -157,6 +157,7 @@ def _add_push(actions: "argparse._SubParsersAction") -> None:
     parser.add_argument("--revision", metavar="R", help="branch to push to (main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     parser.add_argument("--attempts", type=int, default=5, metavar="N", help="tries while the Hub is busy (5)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files there that spooftrace did not publish")
     parser.add_argument("--dry-run", action="store_true", help="build, show what would be pushed, ask the Hub nothing")
 
 
@@ -168,23 +169,6 @@ def _option(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except json.JSONDecodeError:
         return key, value
-
-
-def _with_whole_errors(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Errors of a corpus have one problem to a line, and expected trees; one line would not be readable."""
-
-    def runner(args: argparse.Namespace) -> int:
-        from spooftrace.data_scripts.protocol import CorpusNotFoundError, ProtocolError
-
-        try:
-            return run(args)
-        except (CorpusNotFoundError, ProtocolError) as error:
-            if args.debug:
-                raise
-            print(f"spooftrace: error: {error}", file=sys.stderr)
-            return 1
-
-    return runner
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -256,7 +240,8 @@ def push_build(args: argparse.Namespace, build: "Build") -> "Push":
     from huggingface_hub.utils import disable_progress_bars
 
     from spooftrace.data_scripts.publish import ReadBackError, read_hub
-    from spooftrace.hub import HubError, push_folder
+    from spooftrace.hub import push_folder
+    from spooftrace.hub_repository import HubError
 
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -270,7 +255,8 @@ def push_build(args: argparse.Namespace, build: "Build") -> "Push":
             private=args.private or None,
             revision=args.revision,
             create_pr=args.create_pr,
-            replace=[f"{config}/*.parquet" for config in build.configs],
+            replace=build.replaced,
+            overwrite=args.overwrite,
             attempts=args.attempts,
         )
     except HubError as error:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from spooftrace.cli._arguments import positive_int
 
 if TYPE_CHECKING:
     from spooftrace.hub import Push
+    from spooftrace.hub_preview import Preview
 
 EXAMPLES = """\
 examples:
@@ -30,6 +32,8 @@ loaded by a process that has an empty cache and no spooftrace, and the answers a
 
 All of it is one commit, repeated while the Hub is busy, and never made twice. What is pushed is written to a folder
 first, which is kept where something fails. Log in with `hf auth login`, or set HF_TOKEN.
+
+Files in a repository that spooftrace has not published, as the tags of its card tell, are replaced with --overwrite alone.
 """
 
 
@@ -76,7 +80,8 @@ def _add_push_options(group: Any) -> None:
     group.add_argument("--attempts", type=positive_int, default=5, metavar="N", help="tries while the Hub is busy (5)")
     group.add_argument("--staging", metavar="DIR", help="new folder for what is pushed; it is kept")
     group.add_argument("--no-check", action="store_true", help="do not load it as a stranger would")
-    group.add_argument("--dry-run", action="store_true", help="show what would be pushed; the Hub is not asked")
+    group.add_argument("--overwrite", action="store_true", help="replace files there that spooftrace did not publish")
+    group.add_argument("--dry-run", action="store_true", help="show what would be pushed, by whom, and what is there")
     group.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -101,6 +106,7 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
         "message": args.message,
         "staging": args.staging,
         "check": not args.no_check,
+        "overwrite": args.overwrite,
         "attempts": args.attempts,
     }
 
@@ -108,14 +114,14 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
 def _model(args: argparse.Namespace) -> int:
     from spooftrace.hub import check_repo_id
     from spooftrace.model_staging import stage_model
-    from spooftrace.publish import publish_model
+    from spooftrace.publish import STALE, publish_model
 
     options = {"card": args.card, "license": args.license, "benchmarks": args.benchmark}
     if args.dry_run:
         check_repo_id(args.repo_id)
         with _rehearsal(args) as folder:
             staged = stage_model(args.source, args.repo_id, Path(folder), **options)
-            return _plan(args, Path(folder), staged.left_out, staged.warnings)
+            return _plan(args, Path(folder), STALE, staged.left_out, staged.warnings)
     done = publish_model(args.source, args.repo_id, **options, **_common(args))
     facts = {"class": done.model_class, "scores": done.scores, "warnings": done.warnings}
     _warn(done.warnings)
@@ -125,14 +131,12 @@ def _model(args: argparse.Namespace) -> int:
 
 
 def _metric(args: argparse.Namespace) -> int:
-    from spooftrace.hub import check_repo_id
-    from spooftrace.spaces.metric_spaces import write_metric_space
-    from spooftrace.spaces.publish import publish_metric
+    from spooftrace.spaces.publish import STALE, check_metric, publish_metric, stage_metric
 
     if args.dry_run:
-        check_repo_id(args.repo_id)
+        check_metric(args.source, args.repo_id)
         with _rehearsal(args) as folder:
-            return _plan(args, write_metric_space(args.source, folder))
+            return _plan(args, stage_metric(args.source, Path(folder)), STALE)
     done = publish_metric(args.source, args.repo_id, **_common(args))
     lines = [f'evaluate.load("{args.repo_id}") was tried'] if done.checked else []
     return _report(args, done.push, {"checked": done.checked}, lines)
@@ -140,12 +144,12 @@ def _metric(args: argparse.Namespace) -> int:
 
 def _space(args: argparse.Namespace) -> int:
     from spooftrace.hub import check_repo_id
-    from spooftrace.spaces.publish import find_space, publish_space, stage_space
+    from spooftrace.spaces.publish import STALE, find_space, publish_space, stage_space
 
     if args.dry_run:
         check_repo_id(args.repo_id)
         with _rehearsal(args) as folder:
-            return _plan(args, stage_space(find_space(args.source), Path(folder)))
+            return _plan(args, stage_space(find_space(args.source), Path(folder)), STALE)
     done = publish_space(args.source, args.repo_id, **_common(args))
     lines = ["downloaded again, and the package in it imported"] if done.checked else []
     return _report(args, done.push, {"checked": done.checked}, lines)
@@ -174,7 +178,7 @@ def _dataset(args: argparse.Namespace) -> int:
     build = open_build(args.source, corpus)
     check_redistribution(corpus, build.metadata_only)
     if args.dry_run:
-        return _plan(args, build.folder)
+        return _plan(args, build.folder, build.replaced)
     return _report(args, push_build(args, build), {}, ["read back from the Hub"])
 
 
@@ -195,16 +199,24 @@ def _rehearsal(args: argparse.Namespace) -> Any:
 
 
 def _plan(
-    args: argparse.Namespace, folder: Path, left_out: list[str] | None = None, warnings: list[str] | None = None
+    args: argparse.Namespace,
+    folder: Path,
+    replace: Sequence[str],
+    left_out: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> int:
+    """Prints what would be pushed, and what the Hub says to it; without an answer that is said, and no error."""
     from spooftrace.hub import local_files
 
+    preview = _preview(args, folder, replace)
+    warnings = [*warnings, *([f"the push would fail now: {preview.problem}"] if preview.problem else [])]
     files = {name: path.stat().st_size for name, path in local_files(folder).items()}
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else None
     if args.json:
-        plan = {"repo_id": args.repo_id, "type": args.type, "files": files, "left_out": left_out or []}
-        print(json.dumps({**plan, "warnings": warnings or [], "card": text}, indent=1))
+        plan = {"repo_id": args.repo_id, "type": args.type, "files": files, "left_out": list(left_out)}
+        known = {**vars(preview), "problem": preview.problem and str(preview.problem)}
+        print(json.dumps({**plan, "warnings": warnings, "hub": known, "card": text}, indent=1))
         return 0
     print(f"would push to the {args.type} {args.repo_id}, as one commit:")
     width = max(map(len, files))
@@ -213,13 +225,38 @@ def _plan(
     print(f"{len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")
     if left_out:
         print(f"stays here: {', '.join(left_out)}")
+    print(_on_the_hub(args, preview))
     _warn(warnings)
     print(f"\n{text.rstrip()}" if text else "\nwithout a card")
     return 0
 
 
-def _warn(warnings: list[str] | None) -> None:
-    for warning in warnings or []:
+def _preview(args: argparse.Namespace, folder: Path, replace: Sequence[str]) -> "Preview":
+    from spooftrace.hub_preview import preview_push
+
+    return preview_push(
+        folder,
+        args.repo_id,
+        repo_type="space" if args.type == "metric" else args.type,
+        private=args.private or None,
+        revision=args.revision,
+        create_pr=args.create_pr,
+        replace=replace,
+        overwrite=args.overwrite,
+    )
+
+
+def _on_the_hub(args: argparse.Namespace, preview: "Preview") -> str:
+    if preview.exists is None:
+        return "on the Hub: not known"
+    what = "would be made"
+    if preview.exists:
+        what = f"is there: {len(preview.replaced)} of its files would be replaced, {len(preview.deleted)} deleted"
+    return f"on the Hub: {args.repo_id} {what}, by {preview.user}"
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
         print(f"spooftrace: warning: {warning}", file=sys.stderr)
 
 
