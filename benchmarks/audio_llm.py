@@ -1,6 +1,7 @@
 """Scoring with an audio language model: computed work per clip at full size, and time and memory beside the usual way.
 
 python benchmarks/audio_llm.py                         computed FLOPs; times and memory of two scaled-down models
+python benchmarks/audio_llm.py --training              computed FLOPs and memory of the shipped recipes
 python benchmarks/audio_llm.py --precision             how far 16-bit weights move the log-odds, on the same models
 python benchmarks/audio_llm.py --full-size qwen2_audio --device cuda --dtype bfloat16      clips per second on a GPU
 python benchmarks/audio_llm.py --full-size qwen2_audio --device cuda --precision           and the difference there
@@ -157,6 +158,54 @@ def print_flops(seconds: float) -> None:
             print(f"  {part:<8} {first / 1e12:7.4f} -> {second / 1e12:7.4f}")
 
 
+def training_flops(config: PreTrainedConfig, seconds: float, train_encoder: bool) -> float:
+    """
+    Of one clip in a training step with adapters in a frozen decoder, whose activations are recomputed.
+
+    Each part that gradients pass costs a forward pass thrice, and what its own weights' gradients cost where it is trained;
+    adapters themselves, about 2 % of the decoder, are not counted. The loss is over three tokens.
+    """
+    frames = round(seconds * FRAMES_PER_SECOND)
+    tokens = sum(PROMPT_TOKENS[config.model_type]) + num_audio_tokens(frames) + 3
+    vocab = getattr(config, "text_config", config).vocab_size
+    encoder = encoder_flops(config, frames + SPARE_FRAMES + frames % 2)
+    return (4 if train_encoder else 1) * encoder + 3 * decoder_flops(config, tokens) + 2 * head_flops(config, 3, vocab)
+
+
+def training_memory(model: AudioLLMForAudioClassification, four_bits: bool) -> tuple[float, float]:
+    """
+    Bytes of a detector's weights, and of what AdamW adds: a gradient and two moments in float32.
+
+    Trained weights are in float32, frozen ones in bfloat16, or the decoder's matrices in 4 bits and an eighth, which is what
+    doubly quantised normal floats need (arXiv 2305.14314).
+    """
+    decoder = model.backbone.get_submodule(model.parts.decoder)
+    matrices = {id(m.weight) for m in decoder.modules() if four_bits and isinstance(m, torch.nn.Linear)}
+    matrices -= {id(value) for name, value in model.backbone.named_parameters() if model.parts.in_encoder(name)}
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    frozen = [value for value in model.parameters() if not value.requires_grad]
+    return 4 * trained + sum(v.numel() * (4.127 / 8 if id(v) in matrices else 2) for v in frozen), 12 * trained
+
+
+def print_training(seconds: float) -> None:
+    for name, make in FULL_SIZE.items():
+        config, train_encoder = make(), name == "qwen_audio"
+        flops = training_flops(config, seconds, train_encoder)
+        print(
+            f"{name}, {'trained' if train_encoder else 'frozen'} encoder: {flops / 1e12:.2f} TFLOP per clip of {seconds:g} s"
+        )
+        with torch.device("meta"):
+            adapted = AudioLLMDetectorConfig(
+                **{**detector_config(config).to_dict(), "lora": {}, "train_encoder": train_encoder}
+            )
+            model = AudioLLMForAudioClassification(adapted)
+        for four_bits in (False, True):
+            weights, rest = training_memory(model, four_bits)
+            print(
+                f"  {'4 bits' if four_bits else '16 bits'}: {weights / 1e9:.1f} GB of weights, {rest / 1e9:.1f} GB for AdamW"
+            )
+
+
 # --- measured ------------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +330,7 @@ def parse_arguments() -> argparse.Namespace:
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of --full-size"
     )
     parser.add_argument("--precision", action="store_true", help="differences in log-odds instead of times")
+    parser.add_argument("--training", action="store_true", help="computed work and memory of training instead")
     parser.add_argument("--memory-of", choices=["model", *SIDES], help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -293,7 +343,9 @@ def main():
         measure_memory(arguments)
         return
     print_machine(arguments)
-    if arguments.full_size and not arguments.precision:
+    if arguments.training:
+        print_training(arguments.seconds)
+    elif arguments.full_size and not arguments.precision:
         full_size(arguments)
     elif arguments.precision:
         chosen = {arguments.full_size: FULL_SIZE[arguments.full_size]} if arguments.full_size else SHAPES

@@ -15,11 +15,10 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from .audio_llm_backbones import NESTED, find_backbone
 from .configuration_qwen_audio import QwenAudioConfig
-from .lora import inject_adapters, is_adapter_key, load_peft, write_adapter
+from .lora import HUB_OPTIONS, inject_adapters, is_adapter_key, load_peft, write_adapter
 
 
-# Of `from_pretrained`: where files come from, and how the base model is held in memory.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+# Of `from_pretrained`: how the base model is held in memory.
 MEMORY_OPTIONS = (
     "attn_implementation",
     "device_map",
@@ -152,8 +151,8 @@ def load_base(config: PreTrainedConfig, base_model: str | os.PathLike | None = N
         digest = weights_digest(find_weights(name, **hub_options))
     except OSError as error:
         raise OSError(
-            f"the detector needs the model it was trained on, {name!r} at {revision}, which cannot be had: {error}. If it "
-            "lies elsewhere, pass `base_model=`."
+            f"the detector needs the model it was trained on, {name!r} at {revision}, which cannot be had: {error} If it lies "
+            "elsewhere, pass `base_model=`, or change `base_model_name_or_path` in the detector's config.json."
         ) from error
     if config.base_sha256 != digest:
         raise ValueError(

@@ -14,6 +14,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
+from .audio_tokens import encoder_positions, num_audio_tokens
 from .modeling_qwen_audio import QwenAudioForConditionalGeneration
 
 
@@ -76,11 +77,6 @@ class Backbone:
         return rf".*{self.lora_anchor}.*\.({'|'.join(re.escape(target) for target in targets)})"
 
 
-def num_audio_tokens(num_frames):
-    """How many embeddings stand for a clip of so many log-mel frames (an `int` or a tensor); 400 frames give 100."""
-    return ((num_frames - 1) // 2 - 1) // 2 + 1
-
-
 def cut_frames(
     input_features: torch.Tensor, feature_attention_mask: torch.Tensor, limit: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +119,7 @@ def encode_whisper(
     attention_mask = create_bidirectional_mask(
         config=tower.config,
         inputs_embeds=hidden_states,
-        attention_mask=_first(hidden_states.shape[1], (frames - 1) // 2 + 1),
+        attention_mask=_first(hidden_states.shape[1], encoder_positions(frames)),
     )
     for layer in tower.layers:
         hidden_states = layer(hidden_states, attention_mask)
@@ -189,12 +185,20 @@ BACKBONES = {
 # Published models that hold one of the above -> where its configuration lies in theirs.
 NESTED = {"qwen2_5_omni": "thinker_config"}
 
+# What the public repository of Qwen-Audio v1 calls itself.
+PUBLISHED_QWEN_AUDIO = "qwen"
+
 
 def find_backbone(model_type: str) -> Backbone:
     """
     Raises:
-        `ValueError`: for a model that is not known.
+        `ValueError`: for a model that is not known, or that has to be converted first.
     """
+    if model_type == PUBLISHED_QWEN_AUDIO:
+        raise ValueError(
+            "this is Qwen-Audio v1 as published, whose code transformers 5 cannot run: download it, convert it by "
+            "`spooftrace convert qwen-audio DIR OUT_DIR`, and name OUT_DIR instead."
+        )
     if model_type not in BACKBONES:
         raise ValueError(
             f"{model_type!r} is no audio language model that is known here: {', '.join([*BACKBONES, *NESTED])}. Another "

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from .audio_llm_backbones import num_audio_tokens
+from .audio_tokens import num_audio_tokens
 
 
 # Looked up to suggest a remedy, in the order of preference.
@@ -60,7 +60,7 @@ def render_prompt(processor: ProcessorMixin, prompt: str, system_prompt: str | N
     The chat template's text for one clip and a question, up to where the answer begins.
 
     Raises:
-        `ValueError`: where the result has no audio slot, or several.
+        `ValueError`: where the result has no audio slot, or several, and for texts that would end their turn.
     """
     token, _ = find_audio_token(processor)
     messages = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": prompt}]}]
@@ -71,6 +71,12 @@ def render_prompt(processor: ProcessorMixin, prompt: str, system_prompt: str | N
         raise ValueError(
             f"the prompt needs one audio slot, {token!r}, but the chat template made {text.count(token)}: {text!r}."
         )
+    for own in filter(None, (prompt, system_prompt)):
+        if marks := [mark for mark in processor.tokenizer.get_added_vocab() if mark in own]:
+            raise ValueError(
+                f"{own!r} holds {', '.join(marks)}, which the model reads as the end or the beginning of something and not as "
+                "text: leave it out; the chat template puts such marks around the question."
+            )
     return text
 
 

@@ -260,15 +260,8 @@ class AasistConfig(PreTrainedConfig):
                 "`encoder_channels` and `encoder_pooling` need one entry per residual block, got "
                 f"{len(self.encoder_channels)} and {len(self.encoder_pooling)}."
             )
-        for name, length in (("graph_dims", 2), ("pool_ratios", 3), ("temperatures", 3)):
-            if len(getattr(self, name)) != length:
-                raise ValueError(f"`{name}` needs {length} values, got {list(getattr(self, name))}.")
-        if not all(0 < ratio <= 1 for ratio in self.pool_ratios):
-            raise ValueError(f"`pool_ratios` are kept shares in (0, 1], got {list(self.pool_ratios)}.")
-        if self.num_spectral_nodes < 1:
-            raise ValueError(f"`num_filters={self.num_filters}` leaves no spectral node after pooling; raise it.")
+        check_backend(self)
         self._validate_filters()
-        self._validate_decision()
 
     def _validate_filters(self):
         if self.texture_size < 2:
@@ -283,9 +276,18 @@ class AasistConfig(PreTrainedConfig):
                 f"{self.min_frequency}, {self.max_frequency} at {self.sampling_rate} Hz."
             )
 
-    def _validate_decision(self):
-        if self.calibration is not None and not {"scale", "bias"} <= set(self.calibration):
-            raise ValueError(f"`calibration` needs the keys 'scale' and 'bias', got {sorted(self.calibration)}.")
+
+def check_backend(config: PreTrainedConfig):
+    """Raises `ValueError` where the fields of the graph back-end, or of the decision behind it, do not fit together."""
+    for name, length in (("graph_dims", 2), ("pool_ratios", 3), ("temperatures", 3)):
+        if len(getattr(config, name)) != length:
+            raise ValueError(f"`{name}` needs {length} values, got {list(getattr(config, name))}.")
+    if not all(0 < ratio <= 1 for ratio in config.pool_ratios):
+        raise ValueError(f"`pool_ratios` are kept shares in (0, 1], got {list(config.pool_ratios)}.")
+    if config.num_spectral_nodes < 1:
+        raise ValueError(f"`num_filters={config.num_filters}` leaves no spectral node after pooling; raise it.")
+    if config.calibration is not None and not {"scale", "bias"} <= set(config.calibration):
+        raise ValueError(f"`calibration` needs the keys 'scale' and 'bias', got {sorted(config.calibration)}.")
 
 
 __all__ = ["AasistConfig"]

@@ -57,7 +57,8 @@ class AudioLLMDetectorConfig(PreTrainedConfig):
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-            The audio language model, of any kind in `BACKBONES`. Defaults to that of `Qwen2AudioConfig()`.
+            The audio language model, of any kind in `BACKBONES`. Defaults to `Qwen2AudioConfig()`, whose 12.7 billion
+            parameters no published model has: the published Qwen2-Audio has 8.4 billion.
         prompt (`str`, *optional*, defaults to `"Is this audio real or fake?"`): The question, for reading.
         system_prompt (`str`, *optional*): What stands before it, for reading; `None` is the chat template's own.
         label_words (`dict[str, str]`, *optional*):
@@ -135,6 +136,13 @@ class AudioLLMDetectorConfig(PreTrainedConfig):
     def label_ids(self) -> list[int]:
         """Token ids of the answers in the order of the logits, bona fide first."""
         return [self.label_token_ids[label] for label in LABELS]
+
+    def to_dict(self) -> dict:
+        """As in transformers, without how a base model that checkpoints leave out was held in memory."""
+        values = super().to_dict()
+        if self.leaves_base_out:  # else it would be looked for in 4 bits, and scored so
+            values["backbone_config"].pop("quantization_config", None)
+        return values
 
     def validate_architecture(self):
         """Part of `@strict`: checks how the fields fit together."""

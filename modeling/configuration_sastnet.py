@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Wav2Vec2Config, WhisperConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_aasist import QUIET_WAV2VEC2, XLSR_300M
+from .configuration_aasist import QUIET_WAV2VEC2, XLSR_300M, check_backend
 from .source_tasks import SASTNET_CLASS_WEIGHTS, TASK_LABELS, complete_task_labels, index_classes
 
 
@@ -23,6 +23,22 @@ WHISPER_SMALL = {
 # Kaldi's and Whisper's spectrograms count their frames in samples of this rate.
 SAMPLING_RATE = 16_000
 
+# Fields that count layers, heads and features.
+COUNTS = (
+    "mae_hidden_size",
+    "mae_num_layers",
+    "mae_num_heads",
+    "mae_intermediate_size",
+    "decoder_hidden_size",
+    "decoder_num_layers",
+    "decoder_num_heads",
+    "decoder_intermediate_size",
+    "aggregation_num_heads",
+    "fusion_num_layers",
+    "fusion_num_heads",
+    "fusion_intermediate_size",
+)
+
 # Kaldi's frames: 25 ms every 10 ms, none beyond the ends of the clip.
 FRAME_LENGTH, FRAME_SHIFT = 400, 160
 
@@ -36,6 +52,11 @@ class SASTNetConfig(PreTrainedConfig):
     differ, a field chooses, and its default is what the published checkpoints were trained with. The rows of the paper's
     ablation: `frontend="mel", use_semantics=False, num_decoders=1` is S-MAE; without `num_decoders`, M-MAE;
     `frontend="mel"` alone, Whisper + M-MAE; `use_semantics=False` alone, W2V2 + M-MAE.
+
+    Some differences leave nothing to choose. Tokens keep their natural order, as in the public code's training; at inference
+    that code permutes them at random. The decoders are plain transformer layers that attend globally, though AudioMAE's,
+    whose weights they begin with, are of another kind. Differences of training, data and measures are told by the trainer's
+    arguments, `SASTNetTrainingConfig`, and by the recipes.
 
     Args:
         task (`str`, *optional*, defaults to `"vq"`):
@@ -249,7 +270,7 @@ class SASTNetConfig(PreTrainedConfig):
         self._validate_classes()
         self._validate_widths()
         self._validate_patches()
-        self._validate_backend()
+        check_backend(self)
 
     def _validate_frontends(self):
         for name, present in (
@@ -261,6 +282,8 @@ class SASTNetConfig(PreTrainedConfig):
                     f"`{name}` goes with `frontend='wav2vec2'` or `use_semantics=True`, got frontend={self.frontend!r} and "
                     f"use_semantics={self.use_semantics}."
                 )
+        if not self.fbank_std > 0:
+            raise ValueError(f"`fbank_std` is above 0, got {self.fbank_std}.")
         if self.sampling_rate != SAMPLING_RATE and (self.frontend == "mel" or self.use_semantics):
             raise ValueError(
                 f"Kaldi's and Whisper's spectrograms are made of waveforms at {SAMPLING_RATE} Hz, got "
@@ -279,19 +302,11 @@ class SASTNetConfig(PreTrainedConfig):
                 f"`class_weights` needs a positive number for each of {', '.join(self.label2id)}, got "
                 f"{list(self.class_weights)}."
             )
-        if self.calibration is not None and not {"scale", "bias"} <= set(self.calibration):
-            raise ValueError(f"`calibration` needs the keys 'scale' and 'bias', got {sorted(self.calibration)}.")
-
-    def _validate_backend(self):
-        for name, length in (("graph_dims", 2), ("pool_ratios", 3), ("temperatures", 3)):
-            if len(getattr(self, name)) != length:
-                raise ValueError(f"`{name}` needs {length} values, got {list(getattr(self, name))}.")
-        if not all(0 < ratio <= 1 for ratio in self.pool_ratios):
-            raise ValueError(f"`pool_ratios` are kept shares in (0, 1], got {list(self.pool_ratios)}.")
-        if self.num_spectral_nodes < 1:
-            raise ValueError(f"`num_filters={self.num_filters}` leaves no spectral node after pooling; raise it.")
 
     def _validate_widths(self):
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is at least 1, got {getattr(self, name)}.")
         for width, heads in (
             ("mae_hidden_size", "mae_num_heads"),
             ("mae_hidden_size", "aggregation_num_heads"),

@@ -3,6 +3,7 @@
 That code saves peft's adapter folder, and in `non_lora_trainables.bin` beside it the audio encoder where that was trained.
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from .audio_llm_backbones import Backbone, find_backbone
 from .configuration_audio_llm import DEFAULT_PROMPT
 from .convert_common import ConversionError, ConversionReport, read_checkpoint, rename_state_dict, save_converted
 from .feature_extraction_audio_llm import AudioLLMFeatureExtractor
+from .lora import HUB_OPTIONS
 from .modeling_audio_llm import AudioLLMForAudioClassification
 
 
@@ -92,7 +94,8 @@ def convert_allm4add(
         `OSError`: where the base model cannot be had.
     """
     folder = Path(adapter_dir)
-    config = read_backbone_config(base_model, revision=revision)
+    hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+    config = read_backbone_config(base_model, revision=revision, **hub_options)
     report = ConversionReport(source=folder.name, model=f"ALLM4ADD, {config.model_type}")
     encoder = read_encoder(folder / ENCODER, find_backbone(config.model_type), report)
     with in_safetensors(folder) as adapter:
@@ -104,11 +107,17 @@ def convert_allm4add(
         except ValueError as error:
             raise ConversionError(f"{str(folder)!r} does not fit {str(base_model)!r}: {error}") from error
     report.mapped |= {key: key.removeprefix(PREFIX) for key in tensors}
-    _note(report, model, encoder)
+    named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    _note(report, model, encoder, named)
     return model.eval(), report
 
 
-def _note(report: ConversionReport, model: AudioLLMForAudioClassification, encoder: Mapping[str, torch.Tensor]):
+def _note(
+    report: ConversionReport,
+    model: AudioLLMForAudioClassification,
+    encoder: Mapping[str, torch.Tensor],
+    named: str | None,
+):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     report.num_parameters = sum(parameter.numel() for parameter in trained)
     config, words, lora = model.config, model.config.label_words, model.config.lora
@@ -118,21 +127,26 @@ def _note(report: ConversionReport, model: AudioLLMForAudioClassification, encod
         f"The audio encoder is {source}.",
         f"Question {config.prompt!r}, answers {words['bonafide']!r} and {words['spoof']!r}: the files don't tell them.",
         f"The base model stays out and is named: {config.base_model_name_or_path!r}, digest {config.base_sha256[:16]}.",
+        f"The adapter calls its base model {named!r}. Any of that size fits; only that one gives the right scores.",
     ]
 
 
 def save_allm4add(
-    model: AudioLLMForAudioClassification, report: ConversionReport, folder: str | os.PathLike, overwrite: bool = False
+    model: AudioLLMForAudioClassification,
+    report: ConversionReport,
+    folder: str | os.PathLike,
+    overwrite: bool = False,
+    token: str | None = None,
 ):
     """
-    Writes the detector without its base model to `folder`, whole or not at all.
+    Writes the detector without its base model to `folder`, whole or not at all; `token` is for the base model's settings.
 
     Raises:
         `ConversionError`: if the folder exists and is not empty, unless `overwrite`.
     """
     config = model.config
     base, revision = config.base_model_name_or_path, config.base_revision or "main"
-    extractor = AudioLLMFeatureExtractor.from_backbone_pretrained(base, revision=revision)
+    extractor = AudioLLMFeatureExtractor.from_backbone_pretrained(base, revision=revision, token=token)
     save_converted(model, extractor, report, folder, overwrite)
 
 

@@ -7,14 +7,15 @@ from transformers import BatchFeature, PreTrainedConfig, WhisperFeatureExtractor
 from transformers.utils import TensorType
 
 from .audio_llm_backbones import SPARE_FRAMES
+from .audio_tokens import MIN_FRAMES
 from .waveforms import as_batch, checked
 
 
-# Convolutions and pooling leave one audio token of three frames.
-MIN_FRAMES = 3
 # Whisper's own window, which encoders were trained on, whatever the extractor's `chunk_length` allows.
 MAX_SECONDS = 30
 
+# What is taken over from a published file, which may tell how pictures are prepared as well.
+SETTINGS = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft", "padding_value", "dither")
 
 # Whisper's own mask counts the frame that a clip ends in; Qwen-Audio counts whole frames alone.
 WHOLE_FRAMES = ("qwen_audio",)
@@ -63,8 +64,7 @@ class AudioLLMFeatureExtractor(WhisperFeatureExtractor):
         values, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_options)
         settings, _ = cls.get_feature_extractor_dict(name_or_path, **hub_options)
         own = {"window_samples": window_samples, "whole_frames": values.get("model_type") in WHOLE_FRAMES}
-        foreign = ("feature_extractor_type", "image_processor_type", "processor_class", "auto_map")
-        return cls(**{name: value for name, value in settings.items() if name not in foreign}, **own)
+        return cls(**{name: settings[name] for name in SETTINGS if name in settings}, **own)
 
     def count_frames(self, num_samples: int) -> int:
         """Frames that the mask counts of a clip of so many samples."""

@@ -21,6 +21,8 @@ from transformers.utils import cached_file, is_peft_available
 UNUSED = "masked_spec_embed"
 
 ADAPTER_FOLDER = "adapter"
+# Of `from_pretrained`, for the model below the adapters as well as for the detector.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 _MISSING_PEFT = "this model has low-rank adapters, which need peft: pip install peft"
 
 
@@ -179,6 +181,15 @@ def write_adapter(config: Any, tensors: Mapping[str, torch.Tensor], folder: str 
         for name, value in tensors.items()
     }
     save_file(named, os.path.join(folder, "adapter_model.safetensors"), metadata={"format": "pt"})
+
+
+def remove_adapter(folder: str | os.PathLike):
+    """Takes away what [`write_adapter`] has written: beside a model that is whole, it would be put on it once more."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if os.path.isfile(path := os.path.join(folder, name)):
+            os.remove(path)
+    if os.path.isdir(folder) and not os.listdir(folder):
+        os.rmdir(folder)
 
 
 @torch.no_grad()

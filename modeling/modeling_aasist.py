@@ -1,33 +1,23 @@
 """The AASIST family: sinc, filter-bank or wav2vec 2.0 front end -> residual encoder -> graph attention -> logits."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
-from transformers import initialization as init
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.utils import ModelOutput
 
-from .aasist import GraphBackend, GraphHead, ResidualEncoder, init_graph
+from .aasist import GraphBackend, GraphHead, ResidualEncoder
+from .aasist_adapters import PreTrainedAdaptedModel
 from .configuration_aasist import QUIET_WAV2VEC2, AasistConfig
 from .frontends import MelFrontend, SincFrontend
-from .lora import (
-    ADAPTER_FOLDER,
-    adapted_key,
-    add_lora,
-    base_state,
-    encoder_digest,
-    is_adapter_key,
-    load_encoder,
-    merge_lora,
-    resolve_commit,
-    save_adapter,
-)
-from .texture_encoder import TextureEncoder, TextureMap, texture_minimum_frames
+from .lora import HUB_OPTIONS, adapted_key, add_lora, encoder_digest, load_encoder, resolve_commit
+from .source_tasks import UNKNOWN
+from .texture_encoder import TextureEncoder, texture_minimum_frames
 
 
 @dataclass
@@ -99,139 +89,17 @@ class Wav2Vec2Frontend(nn.Module):
         return self.pool(self.wav2vec2(input_values).last_hidden_state)
 
 
-# Of `from_pretrained`, for the encoder as well as for the detector.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 MODULE_NAME = __name__.split(".")[-1]
-UNKNOWN = -100  # the label of a clip whose class is not known
 FRONTENDS = {"sinc": SincFrontend, "mel": MelFrontend, "wav2vec2": Wav2Vec2Frontend}
 
 
-class AasistPreTrainedModel(PreTrainedModel):
+class AasistPreTrainedModel(PreTrainedAdaptedModel):
     config: AasistConfig
     base_model_prefix = "aasist"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-    supports_gradient_checkpointing = True
-    # Of the wav2vec 2.0 front end; attention over graph nodes is no dot product and has one implementation.
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    # The loss is a mean over the clips of one batch: Trainer has to divide it under gradient accumulation.
-    accepts_loss_kwargs = False
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
-        """
-        As in transformers; a saved folder loads as the bare model and as the classifier, without spooftrace too.
-
-        With low-rank adapters the encoder stays out of the checkpoint, and the adapters lie in the folder `adapter` once
-        more, as peft reads them.
-        """
-        # A class carries one Auto class; the entry of the other is added here, its code travels anyway.
-        self.config.auto_map = {
-            "AutoModel": f"{MODULE_NAME}.AasistModel",
-            "AutoModelForAudioClassification": f"{MODULE_NAME}.AasistForAudioClassification",
-        }
-        self.leave_base_out()  # anew: adapters may have been merged in the bare model inside
-        if self.config.lora is None:
-            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-            return
-        if self.config.lora["base_sha256"] is None:
-            raise ValueError(
-                "the encoder below the adapters has no digest, so the checkpoint could not be put together again: build the "
-                "model with `from_wav2vec2_pretrained`, or call `merge_lora()` first."
-            )
-        if push_to_hub:  # the client uploads what super() writes, and would leave the adapters out
-            raise ValueError("with adapters, save first and then call `push_to_hub(repo_id)`")
-        super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("is_main_process", True):
-            save_adapter(
-                self, self.config.lora, os.path.join(save_directory, ADAPTER_FOLDER), kwargs.get("state_dict")
-            )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args,
-        base_model: str | os.PathLike | None = None,
-        output_loading_info: bool = False,
-        **kwargs,
-    ):
-        """
-        As in transformers; a checkpoint with low-rank adapters gets the encoder they were trained on.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): A repository on the Hub or a folder.
-            base_model (`str` or `os.PathLike`, *optional*):
-                Where the encoder lies, if not where the configuration says. Its weights have to be the same.
-            output_loading_info (`bool`, *optional*, defaults to `False`): Whether to return what was missing as well.
-
-        Raises:
-            `ValueError`: where the encoder is another one than the adapters were trained on.
-            `OSError`: where the checkpoint or the encoder cannot be found or reached.
-        """
-        loaded, report = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        if loaded.config.lora is not None:
-            given = kwargs.get("state_dict") or {}
-            if all(name in given for name in loaded._keys_to_ignore_on_save or ()):
-                loaded.wav2vec2.requires_grad_(False)
-                for name, parameter in loaded.wav2vec2.named_parameters():
-                    parameter.requires_grad_(is_adapter_key(name))
-            else:  # what a checkpoint lacks, transformers leaves uninitialised
-                options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-                loaded.load_base_model(base_model, **options)
-        return (loaded, report) if output_loading_info else loaded
-
-    @property
-    def wav2vec2(self) -> Wav2Vec2Model:
-        """The encoder of the wav2vec 2.0 front end."""
-        return self.base_model.frontend.wav2vec2
-
-    def load_base_model(self, base_model: str | os.PathLike | None = None, **hub_options):
-        """
-        Puts the weights of the encoder that `config.lora` names below the adapters.
-
-        Args:
-            hub_options: `token`, `cache_dir`, `local_files_only` and the like, as `from_pretrained` takes them.
-
-        Raises:
-            `ValueError`: where another encoder is found than the one trained on, or none is named.
-            `OSError`: where it cannot be reached.
-        """
-        lora = self.config.lora
-        if base_model is not None:  # a copy of it, at another place: what is saved still names the original
-            lora = {**lora, "base_model_name_or_path": os.fspath(base_model), "base_revision": None}
-        state = base_state(lora, self.config.wav2vec2_config, **hub_options)
-        own = self.wav2vec2.state_dict(keep_vars=True)
-        with torch.no_grad():
-            for name, value in state.items():
-                own[name].requires_grad_(False).copy_(value)  # transformers makes what a checkpoint lacks anew
-
-    def merge_lora(self):
-        """Turns the low-rank adapters into plain weights; what is saved afterwards is a whole model that needs no peft."""
-        if self.config.lora is not None:
-            merge_lora(self.wav2vec2)
-            self.config.lora = None
-            self.leave_base_out()
-
-    def leave_base_out(self):
-        """Tells transformers and its Trainer which tensors checkpoints leave out: those of an encoder with adapters."""
-        names = []
-        if self.config.lora is not None:
-            names = [name for name in self.state_dict() if ".wav2vec2." in f".{name}" and not is_adapter_key(name)]
-        self._keys_to_ignore_on_save = names or None
-        self._keys_to_ignore_on_load_missing = [f"^{re.escape(name)}$" for name in names] or None
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        """torch's own initialisation of layers, as in the reference; xavier for pair weights, N(0, 1) for free nodes."""
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm)):
-            module.reset_parameters()
-        init_graph(module)
-        if isinstance(module, (SincFrontend, MelFrontend, TextureMap)):
-            for name, buffer in module.named_buffers(recurse=False):
-                init.copy_(buffer, getattr(module, f"compute_{name}")())
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": f"{MODULE_NAME}.AasistModel",
+        "AutoModelForAudioClassification": f"{MODULE_NAME}.AasistForAudioClassification",
+    }
 
 
 class AasistModel(AasistPreTrainedModel):
@@ -276,8 +144,7 @@ class AasistModel(AasistPreTrainedModel):
             spectral_scores=spectral_scores if output_node_scores else None,
             temporal_scores=temporal_scores if output_node_scores else None,
         )
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
-        return output if return_dict else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def _read_graphs(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The embeddings of all tasks side by side, and the node scores of the first."""
@@ -412,8 +279,7 @@ class AasistForAudioClassification(AasistPreTrainedModel):
             task_logits=logits if len(logits) > 1 else None,
             **outputs,
         )
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
-        return output if return_dict else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def _classify(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
         """`(batch, num_tasks * hidden_size)` -> logits `(batch, classes)` of each task, in the order of the tasks"""

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
-from .audio_llm_backbones import num_audio_tokens
 from .audio_llm_prompts import make_input_ids
+from .audio_tokens import num_audio_tokens
 from .modeling_audio_llm_base import AudioLLMPreTrainedModel
 
 

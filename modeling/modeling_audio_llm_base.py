@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from .audio_llm_adapters import (
-    HUB_OPTIONS,
     MEMORY_OPTIONS,
     WEIGHTS,
     adapt,
@@ -30,7 +29,7 @@ from .audio_llm_adapters import (
 from .audio_llm_backbones import Backbone, find_backbone
 from .audio_llm_prompts import read_prompt
 from .configuration_audio_llm import DEFAULT_LABEL_WORDS, DEFAULT_PROMPT, AudioLLMDetectorConfig
-from .lora import ADAPTER_FOLDER, merge_lora, resolve_commit
+from .lora import ADAPTER_FOLDER, HUB_OPTIONS, merge_lora, remove_adapter, resolve_commit
 
 
 def set_dtype(config: PreTrainedConfig, dtype: torch.dtype):
@@ -99,7 +98,17 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         self._keys_to_ignore_on_load_missing = [f"^{re.escape(name)}$" for name in left_out] or None
 
     def merge_lora(self):
-        """Makes the detector whole: adapters become plain weights, and what is saved afterwards needs no base and no peft."""
+        """
+        Makes the detector whole: adapters become plain weights, and what is saved afterwards needs no base and no peft.
+
+        Raises:
+            `ValueError`: where the base model is held in 4 or 8 bits, which would round the adapters away.
+        """
+        if getattr(self.backbone, "is_quantized", False):
+            raise ValueError(
+                "adapters are not merged into a base model of 4 or 8 bits: load the detector again without "
+                "`quantization_config`, and merge that."
+            )
         if self.config.lora is not None:
             merge_lora(self.backbone)
         self.config.lora = self.config.base_model_name_or_path = None
@@ -114,8 +123,20 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         """
         As in transformers; where a base model is named, it stays out of the checkpoint.
 
-        Adapters then lie in the folder `adapter` once more, as peft reads them for the plain base model.
+        Adapters then lie in the folder `adapter` once more, as peft reads them for the plain base model; those of an earlier
+        save go where there are none.
+
+        Raises:
+            `ValueError`: for a folder that is an adapter of peft's, which transformers would put on the detector.
         """
+        if os.path.isfile(os.path.join(save_directory, "adapter_config.json")):
+            raise ValueError(
+                f"{str(save_directory)!r} holds an adapter of peft's (adapter_config.json), which would be loaded with the "
+                "detector: save it into another folder."
+            )
+        adapter, is_main = os.path.join(save_directory, ADAPTER_FOLDER), kwargs.get("is_main_process", True)
+        if self.config.lora is None and is_main:
+            remove_adapter(adapter)
         # Names as they are here: those of older transformers, its default, could not be overlaid one by one.
         kwargs.setdefault("save_original_format", False)
         if not self.config.leaves_base_out:
@@ -126,13 +147,13 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         state = kwargs.pop("state_dict", None) or self.state_dict()
         own = {name: state[name] for name in self._trained_names}
         super().save_pretrained(save_directory, state_dict=dict(own), **kwargs)
-        if not kwargs.get("is_main_process", True):
+        if not is_main:
             return
         if not own:  # nothing was trained, and transformers writes no empty file
             save_file({}, os.path.join(save_directory, WEIGHTS), metadata={"format": "pt"})
         if self.config.lora is not None:
             inner = {name.removeprefix("backbone."): value for name, value in state.items()}
-            save_adapter(inner, self.config, os.path.join(save_directory, ADAPTER_FOLDER))
+            save_adapter(inner, self.config, adapter)
 
     @classmethod
     def from_backbone_pretrained(
@@ -177,7 +198,8 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         config = cls.config_class(
             backbone_config=backbone_config,
             **read_prompt(processor, prompt, kwargs.pop("system_prompt", None), label_words or DEFAULT_LABEL_WORDS),
-            base_model_name_or_path=os.fspath(name_or_path),
+            # A folder is found from wherever the detector is loaded.
+            base_model_name_or_path=os.path.abspath(name_or_path) if commit is None else os.fspath(name_or_path),
             base_revision=commit,
             base_sha256=weights_digest(find_weights(name_or_path, **hub_options)),
             **kwargs,

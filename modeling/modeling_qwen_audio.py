@@ -20,8 +20,9 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .audio_tokens import num_audio_tokens
 from .configuration_qwen_audio import QwenAudioConfig
-from .modeling_qwen_audio_encoder import QwenAudioEncoder, audio_lengths, eager_attention_forward
+from .modeling_qwen_audio_encoder import QwenAudioEncoder, eager_attention_forward
 
 
 MODULE_NAME = __name__.split(".")[-1]
@@ -180,7 +181,7 @@ class QwenAudioModel(QwenAudioPreTrainedModel):
         rows = self.audio(input_features, feature_attention_mask).last_hidden_state
         if feature_attention_mask is None:
             return rows.flatten(0, 1)
-        tokens = audio_lengths(feature_attention_mask.sum(1))[1].to(rows.device)
+        tokens = num_audio_tokens(feature_attention_mask.sum(1)).to(rows.device)
         return rows[torch.arange(rows.shape[1], device=rows.device) < tokens[:, None]]
 
     def merge_audio(self, input_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

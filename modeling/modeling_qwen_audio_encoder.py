@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .audio_tokens import MIN_FRAMES, encoder_positions
 from .configuration_qwen_audio import QwenAudioEncoderConfig
 
 
@@ -45,12 +46,6 @@ def sinusoids(length: int, channels: int, max_timescale: float = 10_000.0) -> to
     rates = torch.exp(-math.log(max_timescale) / (half - 1) * torch.arange(half, dtype=torch.float32))
     angles = torch.arange(length, dtype=torch.float32)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def audio_lengths(mel_frames: torch.Tensor | int) -> tuple[torch.Tensor | int, torch.Tensor | int]:
-    """Positions inside the encoder and tokens that leave it, for clips of so many mel frames (one per 160 samples)."""
-    positions = (mel_frames - 1) // 2 + 1  # the second convolution has stride 2
-    return positions, positions // 2  # average pooling drops an odd last position
 
 
 def silenced(mel: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -154,14 +149,14 @@ class QwenAudioEncoder(PreTrainedModel):
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape `(num_clips, tokens of the longest clip, output_dim)`; of
-            each row only its first `audio_lengths(frames)[1]` count.
+            each row only its first `num_audio_tokens(frames)` count.
 
         Raises:
             `ValueError`: for another number of bands, or clips of no token or more than `max_source_positions`.
         """
         frames = self._count_frames(input_features, feature_attention_mask)
-        positions, tokens = audio_lengths(frames)
-        length = self._checked_length(input_features, positions, tokens)
+        positions = encoder_positions(frames)
+        length = self._checked_length(input_features, positions)
         inside = torch.arange(length, device=positions.device) < positions[:, None]  # (clips, positions)
         mel = silenced(input_features[..., : 2 * length], inside).to(self.conv1.weight.dtype)
         hidden_states = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
@@ -189,12 +184,12 @@ class QwenAudioEncoder(PreTrainedModel):
             )
         return mask.sum(1)
 
-    def _checked_length(self, input_features: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> int:
+    def _checked_length(self, input_features: torch.Tensor, positions: torch.Tensor) -> int:
         """Positions of the longest clip."""
-        length, shortest = int(positions.max()), int(tokens.min())
-        if shortest < 1:
+        length, shortest = int(positions.max()), int(positions.min())
+        if shortest < encoder_positions(MIN_FRAMES):
             raise ValueError(
-                "Every clip needs at least 3 mel frames (480 samples at 16 kHz) to become one audio token."
+                f"Every clip needs at least {MIN_FRAMES} mel frames (480 samples at 16 kHz) to become one audio token."
             )
         if length > self.config.max_source_positions:
             raise ValueError(
@@ -209,4 +204,4 @@ class QwenAudioEncoder(PreTrainedModel):
         return length
 
 
-__all__ = ["QwenAudioEncoder", "audio_lengths", "eager_attention_forward", "sinusoids"]
+__all__ = ["QwenAudioEncoder", "eager_attention_forward", "sinusoids"]

@@ -5,23 +5,26 @@
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, Wav2Vec2Model
+from transformers import Wav2Vec2Model
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .aasist import GraphBackend, ResidualEncoder, init_graph
+from .aasist import GraphBackend, ResidualEncoder
 from .audio_mae import MaskedEncoder, MultiDecoderMAE, PatchDecoder, draw_kept_patches, masked_errors, patchify
 from .configuration_sastnet import SASTNetConfig
 from .cross_modal import CrossModalTransformer
 from .kaldi_filter_bank import KaldiFilterBank
+from .lora import HUB_OPTIONS
 from .packed_attention import PackedAttention
+from .pretrained_waveform_model import PreTrainedWaveformModel
 from .sastnet_loss import automatic_weighted_loss, margin_reconstruction_loss
 from .sastnet_parts import find_parts, put_parts
-from .whisper_semantics import WhisperLogMel, WhisperSemantics
+from .whisper_semantics import WhisperSemantics
 
 
 MODULE_NAME = __name__.split(".")[-1]
@@ -78,26 +81,13 @@ class SASTNetOutput(ModelOutput):
     attentions: dict[str, torch.FloatTensor] | None = None
 
 
-class SASTNetPreTrainedModel(PreTrainedModel):
+class SASTNetPreTrainedModel(PreTrainedWaveformModel):
     config: SASTNetConfig
     base_model_prefix = "sastnet"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-    supports_gradient_checkpointing = True
-    # Of wav2vec 2.0 and Whisper; the other transformers choose by themselves.
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    # The losses are means over the clips of one batch: Trainer has to divide them under gradient accumulation.
-    accepts_loss_kwargs = False
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
-        """As in transformers; a saved folder loads as the bare model and as the classifier, without spooftrace too."""
-        # A class carries one Auto class; the entry of the other is added here, its code travels anyway.
-        self.config.auto_map = {
-            "AutoModel": f"{MODULE_NAME}.SASTNetModel",
-            "AutoModelForAudioClassification": f"{MODULE_NAME}.SASTNetForAudioClassification",
-        }
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": f"{MODULE_NAME}.SASTNetModel",
+        "AutoModelForAudioClassification": f"{MODULE_NAME}.SASTNetForAudioClassification",
+    }
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -109,11 +99,9 @@ class SASTNetPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Each layer's own law; N(0, 0.02) for tokens; the AASIST back-end as in [`AasistPreTrainedModel`]."""
-        layers = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
-        if isinstance(module, layers):
-            module.reset_parameters()
-        elif isinstance(module, PackedAttention):
+        """As in [`PreTrainedWaveformModel`]; Xavier's law for packed projections, N(0, 0.02) for tokens."""
+        super()._init_weights(module)
+        if isinstance(module, PackedAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
         elif isinstance(module, SASTNetForAudioClassification):
@@ -121,11 +109,6 @@ class SASTNetPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (MaskedEncoder, PatchDecoder)):
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, std=0.02)
-        init_graph(module)
-        tables = (MaskedEncoder, PatchDecoder, CrossModalTransformer, KaldiFilterBank, WhisperLogMel)
-        if isinstance(module, tables):
-            for name, buffer in module.named_buffers(recurse=False):
-                init.copy_(buffer, getattr(module, f"compute_{name}")())
 
 
 class SASTNetModel(SASTNetPreTrainedModel):
@@ -218,8 +201,7 @@ class SASTNetModel(SASTNetPreTrainedModel):
             reconstruction_errors=errors if output_reconstruction_errors else None,
             attentions=attentions,
         )
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
-        return output if return_dict else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def _check_waveforms(self, input_values: torch.Tensor):
         config = self.config
@@ -300,7 +282,9 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
         wav2vec2: str | os.PathLike | None = None,
         whisper: str | os.PathLike | None = None,
         audiomae: str | os.PathLike | None = None,
-        **config_kwargs,
+        wav2vec2_revision: str = "main",
+        whisper_revision: str = "main",
+        **kwargs,
     ) -> "SASTNetForAudioClassification":
         """
         A model of pretrained parts, ready to be trained; what is not named starts at random.
@@ -313,18 +297,20 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
             audiomae (`str` or `os.PathLike`, *optional*):
                 AudioMAE's `mae_pretrained_base.pth`, under CC BY-NC 4.0, which `config.weight_licenses` then records. Its
                 encoder is taken, and the first layers of its decoder for every decoder here.
-            config_kwargs: Fields of [`SASTNetConfig`].
+            wav2vec2_revision, whisper_revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit.
+            kwargs: Fields of [`SASTNetConfig`]; and `token`, `cache_dir` and the like, as `from_pretrained` takes them.
 
         Raises:
             `ValueError`: if a part lacks weights or has another size, or if its configuration is given beside it.
+            `TypeError`: for a field that there is not.
             `huggingface_hub.errors.StrictDataclassError`: if the model has no place for it; see [`SASTNetConfig`].
             `OSError`: if one cannot be found or reached.
         """
-        parts = find_parts(wav2vec2, whisper, audiomae)
-        if twice := sorted(parts.configs.keys() & config_kwargs.keys()):
-            raise ValueError(f"leave out {', '.join(twice)}: the part that is loaded has its own configuration.")
-        licenses = {**(config_kwargs.pop("weight_licenses", None) or {}), **parts.licenses}
-        model = cls(SASTNetConfig(**parts.configs, **config_kwargs, weight_licenses=licenses or None))
+        hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if unknown := sorted(kwargs.keys() - SASTNetConfig.__dataclass_fields__.keys()):
+            raise TypeError(f"there is no option {', '.join(unknown)}: SASTNetConfig names the fields of a model.")
+        parts = find_parts(wav2vec2, whisper, audiomae, wav2vec2_revision, whisper_revision, **hub_options)
+        model = cls(SASTNetConfig(**parts.complete(kwargs)))
         put_parts(model.sastnet, parts)
         return model
 
@@ -372,8 +358,7 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
         logits = self.classifier(self.dropout(outputs.embeddings))
         losses = {} if labels is None else self._losses(logits, outputs.decoder_errors, labels)
         output = SASTNetOutput(logits=logits, **losses, **outputs)
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
-        return output if return_dict else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def _check_labels(self, labels: torch.Tensor, batch_size: int):
         if tuple(labels.shape) != (batch_size,):

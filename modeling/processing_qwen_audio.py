@@ -6,11 +6,11 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import TensorType
 
+from .audio_tokens import MIN_FRAMES, num_audio_tokens
 from .waveforms import as_batch, checked
 
 
 SYSTEM_PROMPT = "You are a helpful assistant."
-MIN_FRAMES = 3  # strided convolution and pooling leave nothing of fewer
 
 # Only a part's `type` is asked for: rows of a table carry every key, most of them null.
 CHAT_TEMPLATE = """{%- set clips = namespace(count=0) -%}
@@ -41,12 +41,6 @@ CHAT_TEMPLATE = """{%- set clips = namespace(count=0) -%}
 # The published tokenizer encodes a turn's role, the newline after it and the body one by one; where a body begins with
 # white space, encoding all at once would merge it with that newline.
 _TURN = re.compile(r"(<\|im_start\|>\w+\n)")
-
-
-def num_audio_tokens(num_samples: int, hop_length: int = 160) -> int:
-    """Tokens between the tags for a clip of so many samples: 100 for 4 s at 16 kHz."""
-    positions = (num_samples // hop_length - 1) // 2 + 1
-    return positions // 2
 
 
 class QwenAudioProcessor(ProcessorMixin):
@@ -163,7 +157,7 @@ class QwenAudioProcessor(ProcessorMixin):
 
     def _encode(self, texts: list[str], clips: list[np.ndarray]) -> list[list[int]]:
         """Token ids of each prompt, its audio slots as long as their clips."""
-        lengths = iter([num_audio_tokens(len(clip), self.feature_extractor.hop_length) for clip in clips])
+        lengths = iter([num_audio_tokens(len(clip) // self.feature_extractor.hop_length) for clip in clips])
         encoded = []
         for text in texts:
             pieces = [piece for piece in _TURN.split(text) if piece]
@@ -199,4 +193,4 @@ class QwenAudioProcessor(ProcessorMixin):
         return {"input_features": mel[..., :longest], "feature_attention_mask": mask.astype(np.int64)}
 
 
-__all__ = ["SYSTEM_PROMPT", "QwenAudioProcessor", "num_audio_tokens"]
+__all__ = ["SYSTEM_PROMPT", "QwenAudioProcessor"]

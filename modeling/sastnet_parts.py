@@ -48,12 +48,29 @@ class Parts:
     whisper: nn.Module | None = None
     audiomae: Mapping[str, torch.Tensor] | None = None
 
+    def complete(self, fields: Mapping) -> dict:
+        """
+        Fields of a model's configuration, with those that follow from the parts.
+
+        Raises:
+            `ValueError`: for a part's configuration among them.
+        """
+        if twice := sorted(self.configs.keys() & fields.keys()):
+            raise ValueError(f"leave out {', '.join(twice)}: the part that is loaded has its own configuration.")
+        licenses = {**(fields.get("weight_licenses") or {}), **self.licenses}
+        return {**fields, **self.configs, "weight_licenses": licenses or None}
+
 
 def find_parts(
-    wav2vec2: str | os.PathLike | None, whisper: str | os.PathLike | None, audiomae: str | os.PathLike | None
+    wav2vec2: str | os.PathLike | None,
+    whisper: str | os.PathLike | None,
+    audiomae: str | os.PathLike | None,
+    wav2vec2_revision: str = "main",
+    whisper_revision: str = "main",
+    **hub_options,
 ) -> Parts:
     """
-    Loads what is named.
+    Loads what is named; `hub_options` are `token`, `cache_dir` and the like.
 
     Raises:
         `ValueError`: for a repository of another kind, or weights that are not all there.
@@ -61,10 +78,10 @@ def find_parts(
     """
     parts = Parts()
     if wav2vec2 is not None:
-        parts.wav2vec2 = _load_wav2vec2(wav2vec2)
+        parts.wav2vec2 = _load_wav2vec2(wav2vec2, revision=wav2vec2_revision, **hub_options)
         parts.configs["wav2vec2_config"] = parts.wav2vec2.config
     if whisper is not None:
-        parts.whisper = _load_whisper(whisper)
+        parts.whisper = _load_whisper(whisper, revision=whisper_revision, **hub_options)
         parts.configs["whisper_config"] = parts.whisper.config
     if audiomae is not None:
         parts.audiomae = _load_audiomae(audiomae)
@@ -87,10 +104,10 @@ def put_parts(model: nn.Module, parts: Parts):
         put_audiomae(model.mae, parts.audiomae)
 
 
-def _load_wav2vec2(name_or_path: str | os.PathLike) -> Wav2Vec2Model:
-    kind = _model_type(name_or_path)
+def _load_wav2vec2(name_or_path: str | os.PathLike, **options) -> Wav2Vec2Model:
+    kind = _model_type(name_or_path, **options)
     if kind == "aasist":
-        detector = AasistForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32)
+        detector = AasistForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32, **options)
         if detector.config.frontend != "wav2vec2":
             raise ValueError(
                 f"{str(name_or_path)!r} has no wav2vec 2.0: its front end is {detector.config.frontend!r}."
@@ -101,21 +118,24 @@ def _load_wav2vec2(name_or_path: str | os.PathLike) -> Wav2Vec2Model:
         raise ValueError(
             f"{str(name_or_path)!r} is a {kind!r} model; needed is wav2vec 2.0 or a detector on top of it."
         )
-    return load_encoder(name_or_path, Wav2Vec2Config.from_pretrained(name_or_path, **QUIET_WAV2VEC2))
+    config = Wav2Vec2Config.from_pretrained(name_or_path, **QUIET_WAV2VEC2, **options)
+    return load_encoder(name_or_path, config, **options)
 
 
-def _load_whisper(name_or_path: str | os.PathLike) -> nn.Module:
-    if (kind := _model_type(name_or_path)) != "whisper":
+def _load_whisper(name_or_path: str | os.PathLike, **options) -> nn.Module:
+    if (kind := _model_type(name_or_path, **options)) != "whisper":
         raise ValueError(f"{str(name_or_path)!r} is a {kind!r} model; needed is Whisper.")
-    model, report = WhisperModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    model, report = WhisperModel.from_pretrained(
+        name_or_path, dtype=torch.float32, output_loading_info=True, **options
+    )
     missing = [key for key in report["missing_keys"] if key.startswith("encoder.")]
     if missing:
         raise ValueError(f"{str(name_or_path)!r} lacks weights of Whisper's encoder: {sorted(missing)[:8]}.")
     return model.encoder
 
 
-def _model_type(name_or_path: str | os.PathLike) -> str | None:
-    return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+def _model_type(name_or_path: str | os.PathLike, **options) -> str | None:
+    return PreTrainedConfig.get_config_dict(name_or_path, **options)[0].get("model_type")
 
 
 def _load_audiomae(path: str | os.PathLike) -> Mapping[str, torch.Tensor]:

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 
+# The class of a clip in a task where it is not known, as `torch.nn.functional.cross_entropy` passes over it.
+UNKNOWN = -100
+
 # The taxonomy of CodecFake+ (arXiv 2501.08238). Bona fide speech comes first in every task.
 TASK_LABELS = {
     "bin": ("bonafide", "spoof"),
@@ -69,6 +72,26 @@ def index_classes(
     return classes
 
 
+def check_answers(tasks: Sequence[str], task_labels: Mapping[str, Sequence[str]] | None, id2label: Mapping[int, str]):
+    """
+    Compares the tasks of a model with what its logits answer; a model without `task_labels` answers `"bin"`.
+
+    Raises:
+        `ValueError`: for other tasks than the labels are of, or another order, and for other names of the first one's classes.
+    """
+    answered = ["bin"] if task_labels is None else list(task_labels)
+    if list(tasks) != answered:
+        raise ValueError(
+            f"this model answers {', '.join(answered)}, in this order, and was asked for {', '.join(tasks)}: loading does not "
+            "change what a checkpoint was trained for. Load another one, or leave the task out."
+        )
+    if task_labels is not None and list(id2label.values()) != list(task_labels[tasks[0]]):
+        raise ValueError(
+            f"the classes of {tasks[0]!r} are {', '.join(task_labels[tasks[0]])}, but `id2label` names "
+            f"{', '.join(id2label.values())}: leave it out."
+        )
+
+
 def logits_by_task(output, config) -> dict[str, torch.Tensor]:
     """
     Logits of every task of a model of the AASIST or SASTNet family, each `(batch_size, classes of the task)`.
@@ -85,6 +108,8 @@ __all__ = [
     "BASELINE_CLASS_WEIGHTS",
     "SASTNET_CLASS_WEIGHTS",
     "TASK_LABELS",
+    "UNKNOWN",
+    "check_answers",
     "complete_task_labels",
     "index_classes",
     "logits_by_task",

@@ -66,7 +66,9 @@ class PromptReport:
         agreement: `[i][j]`, the share of clips on which the calibrated decisions of two wordings agree.
         rank_correlation: `[i][j]`, Spearman's, of their log-odds; `None` where one gives all clips the same score.
         clips: `(bona fide, spoof)` that were answered.
-        best: index of the wording with the lowest CLLR after calibration; `None` on a split that results are reported on.
+        best:
+            index of the wording with the lowest CLLR after calibration of those whose higher scores are the more genuine
+            ones; `None` on a split that results are reported on.
         warning: why there is no best one.
     """
 
@@ -136,8 +138,10 @@ def compare_wordings(
         )
         for index, question in enumerate(questions)
     ]
-    warning = _warning(split)
-    best = None if warning else min(range(len(wordings)), key=lambda index: wordings[index].cllr_calibrated)
+    # A negative scale says that the answers mean the opposite; a detector would be worse than chance.
+    sound = [index for index, wording in enumerate(wordings) if wording.scale > 0]
+    warning = _warning(split, bool(sound))
+    best = None if warning else min(sound, key=lambda index: wordings[index].cllr_calibrated)
     return PromptReport(wordings, agreement(calibrated), rank_correlation(scores), count, best, warning)
 
 
@@ -149,9 +153,9 @@ def _by_label(speakers: Sequence[str | None] | None, bonafide: np.ndarray) -> tu
     return [speaker for speaker, real in pairs if real], [speaker for speaker, real in pairs if not real]
 
 
-def _warning(split: str | None) -> str | None:
+def _warning(split: str | None, any_sound: bool) -> str | None:
     if split not in REPORTED_SPLITS:
-        return None
+        return None if any_sound else "in no wording are higher scores the more genuine ones: none is named the best."
     return (
         f"the split {split!r} is what results are reported on: a wording that is chosen here would look better than it is. "
         "None is named the best; choose on the validation split."

@@ -1,6 +1,6 @@
 """Audio language models of two layers in training, for the tests of it and for the processes that they start.
 
-Two processes together: torchrun --nproc_per_node 2 audio_llm_jobs.py DIR
+One of two processes that work together: audio_llm_jobs.py DIR
 """
 
 import json

@@ -147,6 +147,7 @@ def test_an_adapter_for_another_base_or_of_another_kind_is_refused(base, tmp_pat
 def test_merged_it_is_a_whole_model_with_the_same_scores(kind_folder, tmp_path):
     model = adapted(kind_folder, lora={"r": 2}, train_encoder=True)
     expected = model(**inputs(kind_folder)).logits
+    model.save_pretrained(tmp_path)
     model.merge_lora()
     model.save_pretrained(tmp_path)
     merged, report = AutoModelForAudioClassification.from_pretrained(tmp_path, output_loading_info=True)
@@ -154,6 +155,14 @@ def test_merged_it_is_a_whole_model_with_the_same_scores(kind_folder, tmp_path):
     close(merged(**inputs(kind_folder)).logits, expected)
     assert merged.config.base_model_name_or_path is None and not (tmp_path / "adapter").exists()
     assert not any("lora" in name or "base_layer" in name for name in merged.state_dict())
+
+
+def test_a_detector_is_not_saved_into_an_adapter_that_would_be_put_on_it(base, tmp_path):
+    adapted(base, lora={"r": 2}).save_pretrained(tmp_path)
+    model = AudioLLMForAudioClassification.from_pretrained(tmp_path)
+    model.merge_lora()
+    with pytest.raises(ValueError, match="holds an adapter of peft's .* save it into another folder"):
+        model.save_pretrained(tmp_path / "adapter")
 
 
 def test_adapters_stand_in_the_language_model_alone(kind_folder):
@@ -338,6 +347,27 @@ def test_a_layer_that_the_language_model_lacks_is_named(base):
     """`out_proj` is in the audio encoder alone."""
     with pytest.raises(ValueError, match=r"has no layers \['out_proj'\]"):
         AudioLLMForAudioClassification.from_backbone_pretrained(base, lora={"target_modules": ["q_proj", "out_proj"]})
+
+
+def test_a_base_that_was_trained_on_in_4_bits_is_looked_for_as_it_was_published(published):
+    model, folder = published
+    model.config.backbone_config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    model.save_pretrained(folder)
+    assert "quantization_config" not in (folder / "config.json").read_text()
+    AutoModelForAudioClassification.from_pretrained(folder)
+    model.backbone.is_quantized = True
+    with pytest.raises(ValueError, match="not merged into a base model of 4 or 8 bits"):
+        model.merge_lora()
+
+
+def test_a_base_in_a_folder_is_found_from_elsewhere(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = AudioLLMForAudioClassification.from_backbone_pretrained(base.name, lora={"r": 2})
+    model.save_pretrained("detector")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = AutoModelForAudioClassification.from_pretrained(tmp_path / "detector")
+    assert loaded.config.base_model_name_or_path == str(base)
 
 
 def test_options_for_the_hub_are_never_saved(base, tmp_path):

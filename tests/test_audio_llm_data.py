@@ -80,6 +80,14 @@ def test_rows_come_back_from_the_list_that_they_were_written_to(tmp_path):
     assert path.read_text() == before
 
 
+def test_a_list_is_written_of_a_dataset_without_decoding_its_clips(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"utterance_id": "a", "audio": str(wave(tmp_path, "a", 0.1)), "label": "spoof"}]
+    dataset = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio())
+    assert write_questions(dataset, tmp_path / "list.jsonl") == 1
+    assert read_questions(tmp_path / "list.jsonl") == [{**rows[0], "prompt": PROMPT}]
+
+
 def test_a_list_with_another_question_is_not_trained_with():
     check_questions([{"label": "spoof"}, {"label": "spoof", "prompt": PROMPT}], PROMPT)
     with pytest.raises(ValueError, match=r"'Genuine\?' \(2 rows\), and the detector 'Is this"):
@@ -171,6 +179,8 @@ def test_clips_keep_their_length_up_to_the_longest_and_lengths_come_from_headers
     assert clip_lengths(clips.rows, 8_000).tolist() == [4_000, 8_000, 8_000]
     told = [{**row, "duration": 0.125} for row in rows]
     assert clip_lengths(told, 8_000).tolist() == [2_000] * 3
+    told[1].pop("duration")  # for one clip the files are read
+    assert clip_lengths(told, 8_000).tolist() == [4_000, 8_000, 8_000]
 
 
 @settings(max_examples=60, deadline=None)

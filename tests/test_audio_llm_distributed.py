@@ -1,12 +1,11 @@
 """Two processes that fine-tune an audio language model together do what one does."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from audio_llm_jobs import base_of, joint_run
 from training_jobs import write_corpus
 
@@ -16,10 +15,7 @@ def test_two_processes_come_to_the_parameters_of_one_with_the_joint_batch(tmp_pa
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     base_of(tmp_path)
     alone = joint_run(tmp_path, rows, processes=1, name="alone")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(Path(__file__).with_name("audio_llm_jobs.py")), str(tmp_path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    warm_python.run_together(Path(__file__).with_name("audio_llm_jobs.py"), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     for name, value in alone["parameters"].items():
         assert torch.equal(first["parameters"][name], second["parameters"][name])

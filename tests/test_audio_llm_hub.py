@@ -1,12 +1,11 @@
 """Audio language models on the Hub: the adapter in one repository, its base in another, and all of it without spooftrace."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from audio_llm_models import write_base
 from tiny_qwen_audio import publish, tiny_model
 from tiny_runs import write_clip
@@ -109,8 +108,7 @@ def labelled(folder: Path) -> Path:
 
 
 def run(program: str, *arguments: object, env: dict) -> str:
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
+    done = warm_python.run("-c", program, *arguments, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

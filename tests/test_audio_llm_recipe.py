@@ -14,7 +14,7 @@ from spooftrace.cli import main
 from spooftrace.detector import Detector
 from spooftrace.trainers import audio_llm_recipe
 from spooftrace.trainers.allm4add_data import write_questions
-from spooftrace.trainers.audio_llm_recipe import audio_llm_config, build_audio_llm
+from spooftrace.trainers.audio_llm_recipe import build_audio_llm
 from spooftrace.trainers.recipe import load_recipe
 from spooftrace.trainers.recipe_data import load_clips
 from spooftrace.trainers.recipe_schema import RecipeError
@@ -59,9 +59,11 @@ def test_shipped_recipes_are_rehearsed_without_their_weights(name, tmp_path):
     trained, total = SHIPPED[name]
     plan = "\n".join(rehearse(load_recipe(name), tmp_path / "run"))
     assert f"parameters  {trained:,} trained of {total:,}" in plan
-    assert f"{trained:,} trained parameters" in Path(
-        Path(__file__).parent.parent / "trainers" / "recipes" / f"{name}.yaml"
-    ).read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "trainers" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"{trained:,} trained parameters" in text
+    weights, matrices = 4 * trained + 2 * (total - trained), 32 * (4 * 4096**2 + 3 * 4096 * 11_008)  # of the decoder
+    assert f"{weights / 1e9:.1f} GB of weights, {12 * trained / 1e9:.1f} GB for AdamW" in text
+    assert f"{(weights - matrices * (2 - 4.127 / 8)) / 1e9:.1f} GB of weights" in text  # in 4 bits
     assert "adapters of rank 64 (alpha 16)" in plan and "asked 'Is this audio real or fake?'" in plan
     assert not (tmp_path / "run").exists()
 
@@ -124,8 +126,8 @@ def test_what_cannot_be_carried_out_is_told_before_anything_is_fetched(tiny, tmp
         load_recipe(tiny(), [("model.label_words", "{real: Real, fake: Fake}")])
     recipe = load_recipe(tiny(), [("model.load_in_4bit", "true")])
     monkeypatch.setattr(audio_llm_recipe, "is_bitsandbytes_available", lambda: False)
-    with pytest.raises(RecipeError, match="needs bitsandbytes and a GPU: pip install bitsandbytes"):
+    with pytest.raises(RecipeError, match="needs bitsandbytes: pip install bitsandbytes"):
         build_audio_llm(recipe.model, recipe.lora, seed=0)
     (tmp_path / "config.json").write_text('{"model_type": "qwen"}')
     with pytest.raises(RecipeError, match="convert it by `spooftrace convert qwen-audio"):
-        audio_llm_config({"base_model": str(tmp_path)}, {}, tiny=False)
+        load_recipe(tiny(), [("model.base_model", str(tmp_path))])

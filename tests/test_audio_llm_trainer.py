@@ -1,5 +1,6 @@
 """Fine-tuning audio language models: what is learned, in which tokens, what is saved, and that nothing depends on batches."""
 
+import json
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from audio_llm_jobs import base_of, detector, doubled, trainer_of
 from audio_llm_models import KINDS
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 from training_jobs import assert_same, state_of, write_corpus
 
 from spooftrace.metrics import auc, eer
@@ -83,6 +85,16 @@ def test_parameters_are_trained_in_float32_beside_a_base_in_bfloat16(base, rows,
     assert model.backbone.lm_head.weight.dtype == torch.bfloat16
     trainer.train()
     assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_a_model_that_fsdp_has_divided_is_saved_with_its_own_code(base, rows, tmp_path):
+    model = detector(base)
+    trainer, own = trainer_of(base, model, tmp_path, rows), type(model)
+    model.__class__ = type(f"FSDP{own.__name__}", (FSDPModule, own), {})  # as fully_shard does
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert saved["auto_map"]["AutoModelForAudioClassification"] == f"modeling_audio_llm.{own.__name__}"
+    assert (tmp_path / "saved" / "modeling_audio_llm.py").exists() and isinstance(model, FSDPModule)
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -278,6 +290,8 @@ def test_rows_that_ask_another_question_and_answers_of_other_words_are_refused(b
         trainer_of(base, detector(base, lora=None), tmp_path, rows)
     model = detector(base)
     trainer = trainer_of(base, model, tmp_path, rows)
+    with pytest.raises(ValueError, match="`augment_batch` alters waveforms where the model is"):
+        type(trainer)(model, trainer.args, processing_class=trainer.feature_extractor, augment_batch=torch.add)
     wrong = Answers(((1, 2), (3, 4)))
     with pytest.raises(ValueError, match="the answers begin with the tokens"):
         type(trainer)(model, trainer.args, processing_class=trainer.feature_extractor, answers=wrong)

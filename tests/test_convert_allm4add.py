@@ -72,6 +72,7 @@ def test_a_converted_adapter_scores_as_it_was_trained_and_loads_in_one_call(base
     assert len(report["mapped"]) == len(trained) and report["dropped"] == {}
     assert report["num_parameters"] == sum(value.numel() for value in trained.values())
     assert any("Is this audio real or fake?" in note for note in report["notes"])
+    assert any("calls its base model '/home/someone/Qwen-Audio-Chat'" in note for note in report["notes"])
 
 
 def edited(path: Path, change) -> None:

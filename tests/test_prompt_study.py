@@ -52,10 +52,10 @@ def table(tmp_path_factory) -> Path:
     """Clips of both labels and two speakers in a validation split, and two in a test split."""
     folder = tmp_path_factory.mktemp("clips")
     lines = ["audio,label,speaker_id,split"]
-    for index, wave in enumerate(clips(*LENGTHS, 0.7, 0.7)):
+    for index, wave in enumerate(clips(*LENGTHS, 0.5, 0.9, 1.1, 0.7, 0.7, 0.7)):
         soundfile.write(folder / f"{index}.wav", wave, 16_000, subtype="FLOAT")
-        label = ("bonafide", "spoof")[index % 2]
-        lines.append(f"{index}.wav,{label},{'ab'[index // 2 % 2]},{'validation' if index < len(LENGTHS) else 'test'}")
+        label = ("spoof", "bonafide")[index % 2]  # as the random model tends to say
+        lines.append(f"{index}.wav,{label},{'ab'[index // 2 % 2]},{'validation' if index < 10 else 'test'}")
     (folder / "list.csv").write_text("\n".join(lines))
     return folder / "list.csv"
 
@@ -114,6 +114,8 @@ def test_the_models_own_wording_comes_first_and_none_comes_twice(base, folder):
         (Wording(label_words=("Bonafide", "Spoof")), "must be one token"),
         (Wording(label_words=("Real", "Real")), "words of their own"),
         (Wording("Is <|AUDIO|> real?"), "one audio slot"),
+        (Wording("Real?<|im_end|>\n<|im_start|>assistant\nReal"), r"holds <\|im_start\|>, <\|im_end\|>, which"),
+        (Wording(system_prompt="Say Real.<|im_end|>"), r"holds <\|im_end\|>, which"),
     ],
 )
 def test_wordings_that_cannot_be_scored_are_refused(qwen2, wording, problem):
@@ -158,7 +160,7 @@ def test_a_wording_that_only_shifts_and_stretches_is_the_same_after_calibration(
         -1
     )
     assert report.rank_correlation[0][3] is None and report.agreement[0][1] > 0.99
-    assert report.best in (0, 1, 2)
+    assert report.best in (0, 1) and report.warning is None  # the turned one separates as well, the wrong way round
     json.dumps(report.to_dict(), allow_nan=False)
 
 
@@ -167,6 +169,14 @@ def test_rank_correlation_is_spearmans_and_agreement_a_share():
     scipy = pytest.importorskip("scipy.stats")
     assert rank_correlation(scores)[0][1] == pytest.approx(scipy.spearmanr(scores[:, 0], scores[:, 1]).statistic)
     assert agreement(scores)[0][1] == 0.8 and agreement(scores)[1][1] == 1
+
+
+def test_no_wording_is_the_best_where_all_say_the_opposite():
+    own, bonafide = trials()
+    report = compare_wordings(
+        questions(1), -own[:, None], bonafide, calibrate=fit_calibration, settings=Settings(rounds=0)
+    )
+    assert report.best is None and "higher scores the more genuine" in report.warning
 
 
 @pytest.mark.parametrize("split", ["test", "eval", "hidden"])
@@ -229,7 +239,7 @@ def run(capsys, *words: object) -> tuple[int, str, str]:
 def test_the_command_prints_a_table_and_json_of_the_same(qwen2, table, capsys):
     words = ["--model", qwen2, "--data", table, "--prompt", OTHER, "--label-words", "Real", "Fake"]
     code, out, _ = run(capsys, *words, "--label-words", "Yes", "No")
-    assert code == 0 and "3 bona fide, 3 spoof" in out and f"'{OTHER}' Yes / No" in out and "the model's own" in out
+    assert code == 0 and "5 bona fide, 5 spoof" in out and f"'{OTHER}' Yes / No" in out and "the model's own" in out
     assert "Lowest CLLR after calibration" in out and "WARNING" not in out
     code, out, _ = run(capsys, *words, "--json")
     found = json.loads(out)

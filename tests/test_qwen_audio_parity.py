@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from spooftrace.modeling import QwenAudioConfig, QwenAudioForConditionalGeneration, modeling_qwen_audio_encoder
+from spooftrace.modeling.audio_tokens import encoder_positions, num_audio_tokens
 from spooftrace.modeling.modeling_qwen_audio import ntk_factor
-from spooftrace.modeling.modeling_qwen_audio_encoder import audio_lengths, sinusoids
+from spooftrace.modeling.modeling_qwen_audio_encoder import sinusoids
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,8 @@ def test_lengths_frames_and_positions_are_the_references(golden):
     torch.testing.assert_close(
         inputs["input_features"][..., :800], recorded["mel_first_800_frames"], atol=1e-6, rtol=0
     )
-    lengths = torch.stack(audio_lengths(inputs["feature_attention_mask"].sum(1)), dim=1)
+    frames = inputs["feature_attention_mask"].sum(1)
+    lengths = torch.stack([encoder_positions(frames), num_audio_tokens(frames)], dim=1)
     assert lengths.tolist() == recorded["audio_lengths"].tolist()
 
 

@@ -9,9 +9,8 @@ from tiny_qwen_audio import AUDIO_BOS, AUDIO_TOKEN, PAD, tone, write_vocabulary
 from transformers import AutoProcessor, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from spooftrace.modeling import QwenAudioProcessor
+from spooftrace.modeling.audio_tokens import encoder_positions, num_audio_tokens
 from spooftrace.modeling.convert_qwen_audio import convert_tokenizer
-from spooftrace.modeling.modeling_qwen_audio_encoder import audio_lengths
-from spooftrace.modeling.processing_qwen_audio import num_audio_tokens
 
 
 QUESTION = "Is this audio real or fake?"
@@ -92,13 +91,15 @@ def test_clips_are_numbered_and_a_system_prompt_can_be_given(processor):
 
 def test_published_lengths():
     """Four seconds are 100 tokens between the tags, 30 s are 750."""
-    assert [num_audio_tokens(round(seconds * 16_000)) for seconds in (4, 30, 1, 2.37, 0.53)] == [100, 750, 25, 59, 13]
+    assert [num_audio_tokens(round(100 * seconds)) for seconds in (4, 30, 1, 2.37, 0.53)] == [100, 750, 25, 59, 13]
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(480, 480_000))
-def test_text_and_encoder_agree_on_the_number_of_tokens(samples):
-    assert num_audio_tokens(samples) == audio_lengths(samples // 160)[1] >= 1
+@given(st.integers(3, 3000))
+def test_positions_and_tokens_are_what_convolution_and_pooling_leave(frames):
+    convolved = torch.nn.functional.conv1d(torch.zeros(1, 1, frames), torch.zeros(1, 1, 3), stride=2, padding=1)
+    assert encoder_positions(frames) == convolved.shape[2]
+    assert num_audio_tokens(frames) == torch.nn.functional.avg_pool1d(convolved, 2).shape[2] >= 1
 
 
 @pytest.mark.parametrize("samples", [480, 16_001, 37_920, 64_600])

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import WhisperFeatureExtractor
 
 from spooftrace.modeling import QwenAudioConfig, QwenAudioForConditionalGeneration
-from spooftrace.modeling.modeling_qwen_audio_encoder import audio_lengths
+from spooftrace.modeling.audio_tokens import num_audio_tokens
 
 
 # Every word becomes one token; so does each of its beginnings.
@@ -139,7 +139,7 @@ def batch_of(*clips: torch.Tensor, side: str = "left") -> dict[str, torch.Tensor
     """A prompt about each clip, padded on one side."""
     rows = []
     for clip in clips:
-        tokens = int(audio_lengths(len(clip) // 160)[1])
+        tokens = num_audio_tokens(len(clip) // 160)
         rows.append([PAD + 1, 40, 41, AUDIO_BOS, *[AUDIO_TOKEN] * tokens, AUDIO_BOS + 1, 50, 51, 52])
     longest = max(map(len, rows))
     before = [(longest - len(row)) * (side == "left") for row in rows]

@@ -12,7 +12,7 @@ from typing import Any
 from spooftrace.data_scripts.parsers.allm4add import PROMPT, write_allm4add
 from spooftrace.data_scripts.registry import get_corpus
 from spooftrace.data_scripts.rows import Row
-from spooftrace.trainers.clips import column, label_names, spelled_labels
+from spooftrace.trainers.clips import column, label_names, spelled_labels, undecoded
 
 
 QUESTION_COLUMN = "prompt"
@@ -47,7 +47,7 @@ def write_questions(rows: Any, path: str | os.PathLike, question: str = PROMPT) 
     labels = spelled_labels(column(rows, "label"), label_names(rows))
     trials = [
         Row(str(row["utterance_id"]), label if label in ("bonafide", "spoof") else None, "own", _path(row["audio"]))
-        for row, label in zip(rows, labels, strict=True)
+        for row, label in zip(undecoded(rows), labels, strict=True)
     ]
     return write_allm4add(trials, path, prompt=question)
 

@@ -35,8 +35,8 @@ class AudioLLMTrainingConfig(DetectionConfig):
             `duration`, in seconds, else from the files' headers.
         num_samples (`int`, *optional*, defaults to 480000): Where longer clips are cut, at 16 kHz; 30 s.
         feature_cache (`str`, *optional*):
-            A folder to keep what the frozen encoder makes of a clip. RawBoost makes another waveform of a clip in every
-            epoch: then it serves the evaluation sets alone. None by default.
+            A folder to keep what the frozen encoder makes of a clip. RawBoost, and a random crop of a longer clip, make
+            another waveform in every epoch: then it serves the evaluation sets alone. None by default.
         feature_cache_bytes (`int`, *optional*, defaults to 16 GiB):
             Space for it. A clip of 4 s needs 0.8 MB in bfloat16 (100 x 4096), the training clips of ASVspoof 2019 LA
             about 20 GB.

@@ -44,11 +44,7 @@ _QWEN2_AUDIO_TEXT = {"model_type": "qwen2", "intermediate_size": 11_008, "vocab_
 _START, _END, _TAG, _END_TAG, _AUDIO, _REAL, _FAKE, _STOP, _NEWLINE = range(1, 10)
 _TINY_TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 _TINY_BANDS, _TINY_SECONDS = 16, 30
-_MISSING_BITSANDBYTES = "model.load_in_4bit (QLoRA) needs bitsandbytes and a GPU: pip install bitsandbytes"
-_UNCONVERTED = (
-    "model.base_model {!r} is Qwen-Audio v1 as published, whose code transformers 5 cannot run: download it, convert it by "
-    "`spooftrace convert qwen-audio DIR OUT_DIR`, and name OUT_DIR (--model.base_model OUT_DIR)"
-)
+_MISSING_BITSANDBYTES = "model.load_in_4bit (QLoRA) needs bitsandbytes: pip install bitsandbytes"
 
 
 def audio_llm_config(model: Mapping[str, Any], lora: Mapping[str, Any] | None, tiny: bool) -> AudioLLMDetectorConfig:
@@ -87,13 +83,7 @@ def _backbone_config(base: str, revision: str) -> PreTrainedConfig:
         return QwenAudioConfig()
     if base in QWEN2_AUDIO:
         return Qwen2AudioConfig(text_config=_QWEN2_AUDIO_TEXT)
-    _refuse_unconverted(base, revision)
     return read_backbone_config(base, revision=revision)
-
-
-def _refuse_unconverted(base: str, revision: str) -> None:
-    if PreTrainedConfig.get_config_dict(base, revision=revision)[0].get("model_type") == "qwen":
-        raise RecipeError(_UNCONVERTED.format(base))
 
 
 def _tiny_backbone(model_type: str) -> PreTrainedConfig:
@@ -128,9 +118,9 @@ def build_audio_llm(
     A recipe's model before training: the published one, with fresh adapters where the recipe has any.
 
     Raises:
-        RecipeError: for a base model that has to be converted first, and for 4 bits without bitsandbytes.
+        RecipeError: for 4 bits without bitsandbytes.
         OSError: where the base model cannot be had.
-        ValueError: where it is not complete, or does not fit the question and the words.
+        ValueError: where it has to be converted first, is not complete, or does not fit the question and the words.
     """
     set_seed(seed)
     if tiny:
@@ -139,7 +129,6 @@ def build_audio_llm(
     memory = {key: model[key] for key in ("dtype", "attn_implementation") if key in model}
     if model.get("load_in_4bit"):
         memory |= four_bits(model["base_model"], model.get("base_revision", "main"))
-    _refuse_unconverted(model["base_model"], model.get("base_revision", "main"))
     return AudioLLMForAudioClassification.from_backbone_pretrained(
         model["base_model"],
         revision=model.get("base_revision", "main"),
@@ -168,7 +157,8 @@ def four_bits(base: str, revision: str = "main") -> dict[str, Any]:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=[*encoder, "lm_head"],
     )
-    return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def audio_llm_parts(model: AudioLLMForAudioClassification, window_samples: int) -> dict[str, Any]:

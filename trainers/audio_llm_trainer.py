@@ -49,11 +49,12 @@ class AudioLLMTrainer(DetectionTrainer):
         processing_class ([`AudioLLMFeatureExtractor`]): of the base model, saved beside the detector.
         processor: of the base model, whose chat template writes the answers; by default the one published with it.
         answers: token ids of the answers, where there is no processor.
-        kwargs: of [`DetectionTrainer`].
+        kwargs: of [`DetectionTrainer`], but for `augment_batch`.
 
     Raises:
         ValueError: for answers and a `label_mask` that do not fit the model, rows that ask another question than it, a
-            model without anything to train, a cache of features where the encoder is trained, and as [`DetectionTrainer`].
+            model without anything to train, a cache of features where the encoder is trained, an `augment_batch`, and as
+            [`DetectionTrainer`].
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class AudioLLMTrainer(DetectionTrainer):
         answers: Answers | None = None,
         **kwargs: Any,
     ):
+        if kwargs.get("augment_batch") is not None:
+            raise ValueError(
+                "`augment_batch` alters waveforms where the model is, which gets log-mel frames of them here: leave it out; "
+                "`augment` alters waveforms while they are read."
+            )
         args = args or AudioLLMTrainingConfig(output_dir="detector")
         if answers is None:
             answers = read_answers(processor or base_processor(model.config), model.config)

@@ -57,7 +57,7 @@ class ClipDataset(Dataset):
         domains: Sequence[int] | None = None,
         labels: Sequence[int | Sequence[int]] | None = None,
     ):
-        self.rows, self.num_samples, self.crop, self.domains = _undecoded(rows), num_samples, crop, domains
+        self.rows, self.num_samples, self.crop, self.domains = undecoded(rows), num_samples, crop, domains
         self.augment, self.augment_eval = augment, augment_eval
         self.labels = _label_numbers(column(rows, "label"), label2id, label_names) if labels is None else labels
 
@@ -124,7 +124,7 @@ def _label_numbers(labels: list, label2id: Mapping[str, int], names: Sequence[st
     return [label2id[label] for label in spelled]
 
 
-def _undecoded(rows: Any) -> Any:
+def undecoded(rows: Any) -> Any:
     """A dataset that hands out files instead of samples, which `load_audio` reads without torchcodec."""
     feature = (getattr(rows, "features", None) or {}).get("audio")
     if getattr(feature, "decode", False):

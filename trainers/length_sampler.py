@@ -66,9 +66,11 @@ def clip_lengths(rows: Any, num_samples: int) -> np.ndarray:
 
 
 def _durations(rows: Any) -> list[float]:
-    names = rows.column_names if hasattr(rows, "column_names") else rows[0] if len(rows) else ()
-    given = column(rows, "duration") if "duration" in names else [None]
-    if all(value is not None for value in given):
+    if hasattr(rows, "column_names"):
+        given = column(rows, "duration") if "duration" in rows.column_names else [None] * len(rows)
+    else:
+        given = [row.get("duration") for row in rows]
+    if None not in given:
         return [float(value) for value in given]
     return [_seconds(row["audio"]) for row in rows]
 

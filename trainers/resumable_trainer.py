@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -166,6 +167,16 @@ class ResumableTrainer(HubTrainer):
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
         self._saved_step = self.state.global_step
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As in transformers; the code that is saved is that of the model's own class, not of the one that FSDP makes."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        sharded = type(model)
+        model.__class__ = next(kind for kind in sharded.__mro__ if not issubclass(kind, FSDPModule))
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            model.__class__ = sharded
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -34,8 +34,9 @@ is none. A file holds a list:
 each key optional, the words bona fide first. Words have to be single tokens of the model's tokenizer.
 
 shift is the mean difference in log-odds from the model's own wording: it moves a threshold, not the EER. CLLR' is what
-remains of the CLLR after a scale and a bias were fitted to the very clips; the lowest one is named the best. agree and
-rank compare the calibrated decisions and the order of the clips with the model's own wording; --json has all pairs.
+remains of the CLLR after a scale and a bias were fitted to the very clips; of wordings with a positive scale the lowest one
+is named the best. agree and rank compare the calibrated decisions and the order of the clips with the model's own wording;
+--json has all pairs.
 
 A detector that was fine-tuned knows its own wording best; of others it was taught nothing.
 """
