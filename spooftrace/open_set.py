@@ -57,6 +57,25 @@ class OpenSet:
     """
     A score with the threshold above which a clip's source counts as unknown.
 
+    Fitted to a tracer of your own, measured on codecs that it was not trained on, and kept beside its weights, where
+    `Tracer.from_pretrained` and `spooftrace trace` find it:
+
+    ```python
+    tracer = Tracer.from_pretrained("my-tracer")
+
+
+    def embeddings(paths):
+        return np.stack([trace.features.embedding for trace in tracer.trace(paths)])
+
+
+    scorer = RelativeMahalanobis.fit(embeddings(train), codecs_of_train)  # scores of logits read `trace.features.logits[task]`
+    known, unknown = scorer.score(embeddings(test)), scorer.score(embeddings(of_other_codecs))
+    print(auroc(known, unknown), fpr_at_tpr(known, unknown))
+    sha256 = weights_file_sha256(Path("my-tracer"))  # of spooftrace.checkpoint
+    about = {"task": "vq", "fitted_on": "train; threshold: valid", "weights_sha256": sha256}
+    OpenSet.at_acceptance(scorer, embeddings(valid), **about).save("my-tracer")
+    ```
+
     Args:
         scorer: what it is computed with.
         task: whose logits are scored; for scores of embeddings, the task or attribute that the classes are of.

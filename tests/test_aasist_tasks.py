@@ -1,10 +1,8 @@
 """AASIST with several tasks: one trunk, a graph and a classifier each, and the manners of the model with one."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+import warm_python
 from conftest import lively, tiny_config
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification
@@ -215,6 +213,12 @@ def test_saved_model_loads_equal_to_the_bit(tracer, tmp_path):
     torch.testing.assert_close(bare(clips()).embeddings, tracer(clips()).embeddings, atol=1e-5, rtol=0)
 
 
+def test_loading_does_not_make_another_tracer_of_a_checkpoint(tmp_path):
+    build(**TRACER).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="answers vq, aux, dec, in this order, and was asked for dec"):
+        AasistForAudioClassification.from_pretrained(tmp_path, tasks=["dec"])
+
+
 def test_detector_scores_with_the_first_task(tmp_path):
     model = build(tasks=["bin", "vq"])
     model.save_pretrained(tmp_path)
@@ -256,8 +260,7 @@ def test_published_folder_loads_without_spooftrace(tmp_path):
     model = build("mel", **TRACER)
     model.save_pretrained(tmp_path / "tracer")
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-c", LOAD_WITHOUT_SPOOFTRACE, str(tmp_path / "tracer")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = warm_python.run("-c", LOAD_WITHOUT_SPOOFTRACE, tmp_path / "tracer", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     with torch.inference_mode():
         expected = model(torch.sin(torch.arange(16_000) * 0.05)[None]).task_logits

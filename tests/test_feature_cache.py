@@ -141,6 +141,14 @@ def test_a_full_disk_ends_nothing(tmp_path, monkeypatch):
     assert cache.get(KEYS[0]) is None and not list(tmp_path.glob("*/*.part"))
 
 
+def test_what_can_be_neither_read_nor_locked_is_as_good_as_missing(tmp_path):
+    cache = FeatureCache(tmp_path, 100_000)
+    for path in (cache._path(KEYS[0]), tmp_path / "lock"):
+        path.mkdir(parents=True)  # no file, whoever asks
+    rows = cache.rows([KEYS[0]], partial(_alone, entry(2.0)))
+    assert torch.equal(rows["features"][0], entry(2.0)["features"])
+
+
 def _work(folder: Path, seed: int) -> None:
     """Reads and writes the same keys as the other processes, in an order of its own."""
     torch.set_num_threads(1)

@@ -1,11 +1,9 @@
 """The AASIST family keeps its published sizes, its reference outputs, and the manners of a transformers model."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+import warm_python
 from conftest import lively, tiny_config, tiny_wav2vec2
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
@@ -324,14 +322,8 @@ def test_published_folders_load_without_spooftrace(tmp_path):
         for part in (models[frontend], extractor):
             part.save_pretrained(tmp_path / frontend)
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_WITHOUT_SPOOFTRACE, *(str(tmp_path / frontend) for frontend in models)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    folders = [tmp_path / frontend for frontend in models]
+    done = warm_python.run("-c", LOAD_WITHOUT_SPOOFTRACE, *folders, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     answers = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("logits")]
     inputs = extractor(torch.sin(torch.arange(24_000) * 0.05).numpy(), sampling_rate=16_000, return_tensors="pt")

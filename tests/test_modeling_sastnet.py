@@ -477,6 +477,24 @@ def test_a_model_is_put_together_from_pretrained_parts(tmp_path):
     assert not any(each.requires_grad for each in model.sastnet.semantics.parameters())
 
 
+def test_parts_are_taken_at_their_revisions_and_as_the_options_for_the_hub_say(tmp_path):
+    wav2vec2, whisper = Wav2Vec2Model(Wav2Vec2Config(**tiny_wav2vec2())), WhisperModel(WhisperConfig(**TINY_WHISPER))
+    first, second = 40 * "1", 40 * "2"
+    wav2vec2.save_pretrained(tmp_path / "models--org--wav2vec2" / "snapshots" / first)
+    whisper.save_pretrained(tmp_path / "models--org--whisper" / "snapshots" / second)
+    names = ("org/wav2vec2", "org/whisper")
+    options = {"cache_dir": tmp_path, "local_files_only": True, "token": "hf_x"}
+    model = SASTNetForAudioClassification.from_parts(
+        *names, wav2vec2_revision=first, whisper_revision=second, **options, **TINY_MAE, **TINY_REST
+    )
+    for ours, theirs in ((model.sastnet.wav2vec2, wav2vec2), (model.sastnet.semantics.encoder, whisper.encoder)):
+        assert all(value.equal(ours.state_dict()[name]) for name, value in theirs.state_dict().items())
+    assert not {"token", "cache_dir", "local_files_only"} & vars(model.config).keys()
+    for revisions in ({"wav2vec2_revision": first}, {"whisper_revision": second}):
+        with pytest.raises(OSError, match=r"in the cached files"):  # the other part has no main branch
+            SASTNetForAudioClassification.from_parts(*names, **revisions, **options)
+
+
 def audiomae_state() -> dict[str, torch.Tensor]:
     """Tensors by AudioMAE's names, the decoder with more layers than are taken."""
     generator = torch.Generator().manual_seed(7)
@@ -510,6 +528,8 @@ def test_parts_that_do_not_belong_are_refused(tmp_path):
     torch.save({"weight": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="does not hold AudioMAE's weights"):
         SASTNetForAudioClassification.from_parts(audiomae=tmp_path / "other.pth")
+    with pytest.raises(TypeError, match="there is no option use_semantic: SASTNetConfig names"):
+        SASTNetForAudioClassification.from_parts(use_semantic=False)
     with pytest.raises(ValueError, match="leave out whisper_config: the part that is loaded"):
         SASTNetForAudioClassification.from_parts(whisper=tmp_path / "whisper", whisper_config=TINY_WHISPER)
     with pytest.raises((ValueError, StrictDataclassError), match="`whisper_config` goes with .*use_semantics=False"):
@@ -554,12 +574,32 @@ def test_an_audiomae_file_that_runs_code_or_is_damaged_is_refused(tmp_path, caps
         ({"pool_ratios": [0.5, 0.0, 0.5]}, r"kept shares in \(0, 1\], got \[0.5, 0.0, 0.5\]"),
         ({"num_filters": 2}, "num_filters=2` leaves no spectral node"),
         ({"calibration": {"scale": 1.0}}, r"keys 'scale' and 'bias', got \['scale'\]"),
+        ({"fusion_num_heads": 0}, "`fusion_num_heads` is at least 1, got 0"),
+        ({"frontend": "mel", "fbank_std": 0}, "`fbank_std` is above 0, got 0"),
         ({"mask_ratio": 1.0}, r"mask_ratio` lies in \[0, 1\), got 1.0"),
     ],
 )
 def test_wrong_configurations_name_the_value(fields, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         SASTNetConfig(**fields)
+
+
+def test_loading_does_not_make_another_model_of_a_checkpoint(tmp_path):
+    """transformers sets what it is given on the loaded configuration, which has checked itself by then."""
+    tiny_sastnet().save_pretrained(tmp_path)
+    load = SASTNetForAudioClassification.from_pretrained
+    for fields, message in (
+        ({"task": "aux"}, "this model answers vq, in this order, and was asked for aux"),
+        (
+            {"id2label": {0: "a", 1: "b", 2: "c", 3: "d"}},
+            "the classes of 'vq' are bonafide, mvq, svq, sq, but .* names a",
+        ),
+        ({"use_semantics": False}, "`whisper_config` goes with .*use_semantics=False"),
+        ({"whisper_context": 10}, "must hold, got 50, 10 and 200"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, **fields)
+    assert load(tmp_path, whisper_context=60).sastnet.semantics.context == 60
 
 
 def test_wrong_inputs_are_refused_at_the_first_call():

@@ -1,6 +1,7 @@
 """`spooftrace reproduce sastnet-...`: the path from lists to tables, by a guess whose F1 is known and by tiny tracers."""
 
 import functools
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tiny_runs import tiny_folder, write_clip
 from tiny_sastnet import WINDOW, tiny_sastnet
 from tiny_tracers import THREE, save_tracer
 from tiny_training import TINY_GRAPH, write_encoder
+from tqdm import tqdm
 
 from spooftrace.audio import load_audio
 from spooftrace.checkpoint import load_checkpoint
@@ -283,6 +285,19 @@ def test_finished_clips_are_not_scored_again(place, monkeypatch):
     monkeypatch.setattr(reproduce_tracing.ClassScorer, "__call__", None)  # would fail
     run(place, "--only", "s-aux")
     assert results(place, "s-aux") == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), True), (io.StringIO(), False)])
+def test_a_bar_counts_the_clips_on_a_terminal(stream, shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(trace_trials, "tqdm", functools.partial(tqdm, file=stream))
+    clips = [(name, f"{name}.wav") for name in "abc"]
+    trace_trials.compute_lines(clips, lambda block: [{} for _ in block], {}, tmp_path / "cors")
+    assert ("cors: 100%" in stream.getvalue()) == ("3/3" in stream.getvalue()) == shown
 
 
 def test_a_run_that_was_stopped_goes_on_and_comes_to_the_same(place, monkeypatch):

@@ -72,7 +72,7 @@ class FeatureCache:
         path = self._path(key)
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except OSError:  # absent, or not to be read now, as on a network that fails
             return None
         digest, body = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
         try:
@@ -84,21 +84,18 @@ class FeatureCache:
         return entry
 
     def put(self, key: str, entry: dict[str, torch.Tensor]) -> None:
-        """Keeps tensors under a key, unless the disk is full or they need more than the whole space."""
+        """Keeps tensors under a key, unless the folder cannot be written to or they need more than the whole space."""
         body = save(entry)
         content = hashlib.sha256(body).digest() + body
         if len(content) > self.max_bytes:
             return
         path = self._path(key)
-        part = path.with_suffix(_UNFINISHED)
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 self._reserve(len(content))
-                path.parent.mkdir(exist_ok=True)
-                part.write_bytes(content)
-                os.replace(part, path)
-            except OSError:  # a cache that cannot be written is no reason to end a training
-                part.unlink(missing_ok=True)
+                _write(path, content)
+        except OSError:  # a cache that cannot be written is no reason to end a training
+            return
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{_ENTRY}"
@@ -146,6 +143,18 @@ class FeatureCache:
                 continue
             found.append((status.st_mtime, status.st_size, path))
         return found
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A file that appears whole or not at all."""
+    part = path.with_suffix(_UNFINISHED)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def encoder_digest(encoder: nn.Module, **settings: Any) -> str:

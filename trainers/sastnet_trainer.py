@@ -116,6 +116,7 @@ class SASTNetTrainer(TracingTrainer):
             self._encoders[precision] = encoder_digest(
                 encoder,
                 whisper=config.whisper_config.to_diff_dict(),
+                attention=encoder.encoder.config._attn_implementation,
                 frames=config.semantic_frames,
                 context=config.whisper_context,
                 precision=str(self.accelerator.mixed_precision),

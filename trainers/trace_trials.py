@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from spooftrace.audio import AudioError, audio_sha256, load_audio
 from spooftrace.clip_windows import WindowModel
@@ -67,7 +68,8 @@ def compute_lines(
     """
     _open(out, {**description, "clips": {"number": len(clips), "sha256": list_sha256(clips)}}, overwrite)
     done, lines = find_records(out), []
-    with closing(Journal(out)) as journal:
+    bar = tqdm(total=len(clips), desc=out.name, unit="clip", disable=None)  # on a terminal alone
+    with closing(Journal(out)) as journal, bar:
         for index, block in enumerate(_blocks(clips)):
             digests, place = [_sha256(path) for _, path in block], done.get(index)
             known = read_record(place) if place else []
@@ -78,6 +80,7 @@ def compute_lines(
                 ]
                 journal.append(index, known, place.round + 1 if place else 0)
             lines += known
+            bar.update(len(block))
     return lines
 
 

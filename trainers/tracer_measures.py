@@ -1,6 +1,6 @@
 """What the card of a tracer says in numbers: F1 of every task with intervals, and how well unknown sources are told."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from spooftrace.open_set import auroc, fpr_at_tpr
 from spooftrace.trainers.detector_corpus import Clip
 from spooftrace.trainers.tracer_corpus import targets_of
 from spooftrace.trainers.tracer_open_set import KNOWN_ACCEPTANCE, Traced
+from spooftrace.trainers.tracing_intervals import report_intervals
 from spooftrace.trainers.tracing_labels import UNKNOWN
 
 
@@ -66,23 +67,11 @@ def _measures(confusion: np.ndarray) -> dict[str, float]:
 
 def f1_intervals(truth: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, classes: int) -> dict[str, Any]:
     """95 % intervals `[low, high]` of `MEASURES` by bootstrap over speakers, and their number; none of too few clips."""
-    genuine, cells = truth == 0, truth * classes + predicted
-    if min(genuine.sum(), (~genuine).sum()) < 2 or len(set(speakers)) < 2:
-        return {}
-
-    def statistic(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-        def value(*parts: np.ndarray) -> float:
-            counts = np.bincount(np.concatenate(parts).astype(np.int64), minlength=classes**2)
-            return getattr(report_of(counts.reshape(classes, classes)), name)
-
-        return value
-
-    who = {"bonafide_speakers": speakers[genuine], "spoof_speakers": speakers[~genuine]}
-    result: dict[str, Any] = {"speakers": len(set(speakers))}
-    for name in MEASURES:
-        interval = bootstrap_interval(statistic(name), cells[genuine], cells[~genuine], **who, rounds=ROUNDS)
-        result[f"{name}_interval"] = [round(interval.low, 4), round(interval.high, 4)]
-    return result
+    number = len(set(speakers))
+    options = {"clusters": speakers, "rounds": ROUNDS}
+    found = report_intervals(truth, predicted, classes, MEASURES, **options) if number > 1 else {}
+    intervals = {f"{name}_interval": [round(of.low, 4), round(of.high, 4)] for name, of in found.items()}
+    return {"speakers": number, **intervals} if found else {}
 
 
 def unknown_measures(

@@ -4,12 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from spooftrace.modeling.source_tasks import TASK_LABELS
+from spooftrace.modeling.source_tasks import TASK_LABELS, UNKNOWN
 from spooftrace.trainers.clips import LabelError, column, spelled_labels
 
-
-UNKNOWN = -100
-"""The number of a class that is not known, as in `torch.nn.functional.cross_entropy`."""
 
 UnknownLabels = Literal["error", "mask"]
 

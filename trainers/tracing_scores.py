@@ -1,7 +1,7 @@
 """What the predicted classes of test clips come to: F1 with intervals, confusion, and F1 and silence by codec or generator."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,13 @@ import numpy as np
 
 from spooftrace.classification import classification_report, confusion_matrix, random_guess, report_of
 from spooftrace.data_scripts.rows import Row
-from spooftrace.intervals import Interval, bootstrap_interval
+from spooftrace.intervals import Interval
 from spooftrace.modeling.source_tasks import TASK_LABELS
+from spooftrace.trainers.tracing_intervals import report_intervals
 from spooftrace.trainers.tracing_sets import clusters_of, source_of, true_classes
 
 
+MEASURES = ("weighted_f1", "macro_f1")
 ROUNDS = 1000
 """Of each bootstrap."""
 
@@ -107,38 +109,10 @@ def measure(rows: Sequence[Row], predicted: np.ndarray, task: str) -> TaskResult
     confusion = confusion_matrix(truth, predicted[kept], classes=classes)
     report = report_of(confusion)
     clusters = clusters_of([row for row, keep in zip(rows, kept, strict=True) if keep])
-    intervals = _intervals(truth * classes + predicted[kept], truth == 0, clusters, classes)
+    who = None if clusters is None else np.array(clusters, dtype=object)
+    intervals = report_intervals(truth, predicted[kept], classes, MEASURES, clusters=who, rounds=ROUNDS)
     failed = int(np.count_nonzero(~kept))
     return TaskResult(report.weighted_f1, report.macro_f1, intervals, confusion.tolist(), failed)
-
-
-def _intervals(
-    cells: np.ndarray, genuine: np.ndarray, clusters: Sequence[str] | None, classes: int
-) -> dict[str, Interval]:
-    """
-    Args:
-        cells: for every trial, which cell of the confusion matrix it counts in.
-        genuine: which trials are bona fide.
-        clusters: of every trial, what is resampled in its stead.
-        classes: of the task.
-    """
-    parts = (cells[genuine], cells[~genuine])
-    if min(map(len, parts)) < 2:
-        return {}
-    who = None if clusters is None else np.array(clusters, dtype=object)
-    groups = {} if who is None else {"bonafide_speakers": who[genuine], "spoof_speakers": who[~genuine]}
-
-    def statistic(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-        def value(bonafide: np.ndarray, spoof: np.ndarray) -> float:
-            counts = sum(np.bincount(part.astype(np.int64), minlength=classes**2) for part in (bonafide, spoof))
-            return getattr(report_of(np.reshape(counts, (classes, classes))), name)
-
-        return value
-
-    return {
-        name: bootstrap_interval(statistic(name), *parts, **groups, rounds=ROUNDS)
-        for name in ("weighted_f1", "macro_f1")
-    }
 
 
 def by_source(

@@ -4,6 +4,10 @@ One recipe for each row of Tables I, III and IV of "Towards Generalized Source T
 (arXiv 2506.07294). Table II and the figures are of models of Table I. The rows that share an encoder with several tasks are
 those of the baseline's own paper (arXiv 2505.12994), whose checkpoints are published beside SASTNet's. A row carries the
 figures of the paper that were at hand, and says so where one was not.
+
+As the paper says, a row is trained on the list that its own task balances, and a tuned encoder is one of the same task. The
+public code takes the decoder task's list for the auxiliary objective, stops at an undefined name for the decoder task, and
+publishes one tuned encoder for all tasks.
 """
 
 from collections.abc import Mapping

@@ -39,8 +39,9 @@ Three questions about the neural codec behind fake speech, each with its most pr
 codec made get it too: whether speech is genuine is `spooftrace detect`'s question. A question that no model answers is `-`, and null with --json.
 
 `unknown` scores how unlike all known sources a clip is: YES above the model's threshold. The answers then name the known
-classes that it resembles most. Clips that `detect` would not judge get no answer here but the reason why; --json keeps
-their probabilities.
+classes that it resembles most. The score lies beside a model's weights; converted and newly trained models have none until
+one is fitted, as `python -m pydoc spooftrace.open_set.OpenSet` shows. Clips that `detect` would not judge get no answer here
+but the reason why; --json keeps their probabilities.
 
 A model may have fewer classes than these; its card says which. Several models answer one question each, as published ones
 do. Put the paths first, since --model takes all names behind it.
@@ -163,5 +164,5 @@ def _summary(counts: Counter, tracer: "Tracer | None") -> str:
         return f"\n{clips}"
     checkpoints = tracer.model_info["checkpoints"]
     names = ", ".join(map(model_name, checkpoints))
-    warning = "" if tracer.open_set else " It has no score for unknown sources."
+    warning = "" if tracer.open_set else " There is no score for unknown sources beside the weights."
     return f"\n{clips} {'Model' if len(checkpoints) == 1 else 'Models'}: {names}.{warning} {CAVEAT}"
