@@ -114,7 +114,7 @@ def _counts(corpus: Corpus, options: Mapping[str, Any], summaries: Summaries) ->
             lines.append(_row(f"`{config}`", f"`{split}`", *(f"{number:,}" for number in found), *expected))
     without = sum(split.without_audio for splits in summaries.values() for split in splits.values())
     if without:
-        lines.append(f"\n{without:,} trials have no clip; their audio is null.")
+        lines.append(f"\nTrials without a clip: {without:,}; their audio is null.")
     return "\n".join(lines)
 
 

@@ -32,6 +32,8 @@ class ProtocolError(ValueError):
         problems: all that is wrong with it.
     """
 
+    keeps_lines = True  # one problem to a line: a command prints them so
+
     def __init__(self, path: str | os.PathLike, problems: Sequence[Problem]):
         self.path, self.problems = Path(path), list(problems)
         shown = [f"line {line}: {text}" if line else text for line, text in self.problems[:SHOWN]]
@@ -46,6 +48,8 @@ class ProtocolError(ValueError):
 
 class CorpusNotFoundError(FileNotFoundError):
     """A file or folder of a corpus is not where it should be; the message shows the expected tree."""
+
+    keeps_lines = True
 
 
 class Problems:

@@ -17,9 +17,14 @@ def check_redistribution(corpus: Corpus, metadata_only: bool) -> None:
     if corpus.redistribution == "refused":
         raise RedistributionError(f"{corpus.title} may not be passed on, so it is not pushed: {corpus.license_note}")
     if corpus.redistribution == "metadata" and not metadata_only:
+        if corpus.name == "own":
+            raise RedistributionError(
+                "nothing says that the audio of your own data may be passed on: ask those who recorded and those who "
+                "speak, then state the licence with --license; --metadata-only pushes no audio"
+            )
         raise RedistributionError(
             f"the audio of {corpus.title} may not be passed on: {corpus.license_note} Push the metadata without the "
-            "audio with --metadata-only" + (", or state the licence with --license" if corpus.name == "own" else "")
+            "audio with --metadata-only"
         )
 
 

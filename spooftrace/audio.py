@@ -210,7 +210,7 @@ def _too_long(info: AudioInfo, limits: AudioLimits, length: str) -> AudioTooLong
     return AudioTooLongError(
         info.name,
         f"{length}, more than the {limits.max_seconds:g} s allowed",
-        "cut it, or pass AudioLimits(max_seconds=...)",
+        "cut it, or pass AudioLimits(max_seconds=...), on the command line --max-seconds",
     )
 
 

@@ -182,7 +182,7 @@ def _resolve_snapshot(name: str, revision: str | None, hub_options: dict[str, An
     try:
         folder = Path(cached_file(name, "config.json", revision=revision, **hub_options)).parent
     except OSError as error:
-        raise OSError(f"The model {name!r} cannot be had from the Hub: {error}") from error
+        raise OSError(f"There is no folder {name!r}, and no such model can be had from the Hub: {error}") from error
     if find_adapter_config_file(name, revision=folder.name, **hub_options) is not None:
         raise CheckpointError(_ADAPTER_REFUSAL.format(name))
     return folder

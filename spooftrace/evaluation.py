@@ -27,6 +27,10 @@ EXAMPLES = 10  # of skipped clips in a report
 _CORPUS = "corpus"
 
 
+# Trials of a label for an interval: the bootstrap of two or three hardly varies, and would look certain.
+FEWEST = 5
+
+
 @dataclass(frozen=True)
 class _Set:
     """Scores, labels and columns of all parts together."""
@@ -202,7 +206,7 @@ def _interval(
     settings: Settings,
     speakers: tuple[Sequence, Sequence] | tuple[None, None],
 ) -> Interval | None:
-    if settings.rounds < 1 or min(len(bonafide), len(spoof)) < 2:
+    if settings.rounds < 1 or min(len(bonafide), len(spoof)) < FEWEST:
         return None
     first, second = _usable(speakers)
     options = {"rounds": settings.rounds, "level": settings.level, "seed": settings.seed}

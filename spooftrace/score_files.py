@@ -26,7 +26,8 @@ REMEDIES = {
     "number": "a score is a finite number: mend what wrote it, or score those clips again",
     "duplicate": "keep one line for each utterance",
     "missing": "score the whole list (`spooftrace score` goes on where it stopped), or name the split that was scored",
-    "extra": "name the protocol and split that the scores belong to, or remove those lines",
+    "extra": "name the protocol and split that the scores belong to, or remove those lines; where ids differ by a folder "
+    "alone, score the table itself (`spooftrace score TABLE`), or give it a column utterance_id",
     "label": "an evaluation needs `bonafide` or `spoof` for every trial",
     "repeated": "a protocol names each utterance once",
 }

@@ -107,6 +107,29 @@ def test_a_wrong_call_is_2(arguments, capsys):
     assert leaving.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (
+            ["detect", "a.wav", "--jsno"],
+            "spooftrace detect: error: unrecognized arguments: --jsno; did you mean --json?",
+        ),
+        (
+            ["detect", "a.wav", "--json", "b.wav"],
+            "arguments: b.wav; put all of them before the options, or all behind",
+        ),
+        (["corpus", "verify", "own", "x", "--chek-audio", "decode"], "verify: error: unrecognized arguments: --chek"),
+        (["convert", "aasist", "a", "b", "--overwite"], "did you mean --overwrite?"),
+        (["doctor", "x"], "doctor: error: unrecognized arguments: x\n"),
+        (["--jsno"], "spooftrace: error: unrecognized arguments: --jsno\n"),
+    ],
+)
+def test_what_a_command_does_not_know_is_told_with_its_own_usage(arguments, text, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code == 2 and text in capsys.readouterr().err
+
+
 def test_an_error_is_one_line_and_its_traceback_is_for_debug(clip, tmp_path, capsys):
     call = ("detect", clip, "--model", tmp_path)
     code, out, err = run(capsys, *call)
@@ -121,12 +144,25 @@ def test_an_error_is_one_line_and_its_traceback_is_for_debug(clip, tmp_path, cap
     [
         (ValueError("two\n  lines"), "error: two lines"),
         (ModuleNotFoundError("no", name="peft.tuners"), 'pip install "spooftrace[lora]"'),
+        (ModuleNotFoundError("no", name="pyarrow.parquet"), 'pip install "spooftrace[data]"'),
         (ModuleNotFoundError("no", name="juggling"), "pip install juggling"),
         (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError"),
     ],
 )
 def test_errors_are_explained_with_a_remedy(error, text):
     assert text in explain(error)
+
+
+def test_training_asks_for_all_that_it_needs_at_once():
+    assert 'pip install "spooftrace[train]"' in explain(ModuleNotFoundError("no", name="scipy"), "train")
+    assert explain(ModuleNotFoundError("no", name="juggling"), "train").endswith("pip install juggling")
+
+
+def test_the_problems_of_a_table_keep_their_lines(tmp_path, capsys):
+    table = tmp_path / "list.csv"
+    table.write_text("audio\na.wav\nb.wav\n")
+    code, _, err = run(capsys, "score", table, "--out", tmp_path / "out")
+    assert code == 1 and [line.split(":")[0].strip() for line in err.splitlines()[1:]] == ["line 2", "line 3"]
 
 
 def test_a_reader_that_leaves_early_is_no_drama():

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import warm_python
 import yaml
 
 from spooftrace.cli import main
@@ -172,8 +173,7 @@ def test_an_arena_dataset_is_known_by_its_own_name_here_and_on_the_hub(capsys, t
     name = "SpeechAntiSpoofingBenchmarks/InTheWild"
     hub.seed(name, {f"data/{path.name}": path.read_bytes() for path in folder.iterdir()}, kind="dataset")
     env = {**os.environ, **hub.env(home=tmp_path / "home")}
-    command = [sys.executable, "-m", "spooftrace", "evaluate", str(file), name, *options]
-    done = subprocess.run(command, env=env, cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True)
+    done = warm_python.run("-m", "spooftrace", "evaluate", file, name, *options, env=env, cwd=tmp_path, check=True)
     there = json.loads(done.stdout)
     assert there["overall"] == report["overall"] and there["contamination"] == report["contamination"]
     assert name in there["sources"][0]["data"]

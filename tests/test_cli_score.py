@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import warm_python
 from corpus_trees import write_asvspoof2019
 from corpus_trees_other import write_parquet
 from tiny_runs import RATE, contents, tiny_folder, write_clips
@@ -165,8 +166,7 @@ def test_parquet_is_scored_from_the_hub_at_a_pinned_commit_and_from_a_corpus(hub
             "codec_name": ["genuine"] * 4,
         },
     )
-    command = [sys.executable, "-c", HUB, checkpoint, *map(str, (tmp_path, original, tmp_path / "codecfake"))]
-    done = subprocess.run(command, env=hub.env(), capture_output=True, text=True, check=False)
+    done = warm_python.run("-c", HUB, checkpoint, tmp_path, original, tmp_path / "codecfake", env=hub.env())
     assert done.returncode == 0, done.stderr
     assert "white space" in done.stderr and "no column 'absent'" in done.stderr
     assert done.stdout.count("nothing was left to score") == 2
@@ -216,6 +216,7 @@ def test_another_setting_is_refused_in_one_line(score, original, tmp_path):
         (["a", "--out", "x", "--id-column", "c"], "for --dataset"),
         (["a", "--out", "x", "--threads", "0"], "at least 1"),
         ([__file__, "--out", "x", "--split", "test"], "files have none"),
+        (["a", "--out", __file__], "is a file"),
     ],
 )
 def test_wrong_calls_exit_with_two(capsys, arguments, problem):
@@ -294,8 +295,7 @@ def test_a_run_that_is_killed_again_and_again_writes_the_same_bytes(score, check
     table = clips / "list.csv"
     table.write_text("audio\n" + "".join(f"clip{index:02}.flac\n" for index in range(24)))
     words = ["score", table, "--model", checkpoint, "--device", "cpu", "--block-size", 2]
-    command = [sys.executable, "-c", KILLED, *map(str, (tmp_path, *words))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm_python.run("-c", KILLED, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     expected = contents(tmp_path / "out")
     assert contents(tmp_path / "first") == contents(tmp_path / "second") == expected
@@ -338,11 +338,9 @@ def test_two_processes_write_the_same_bytes_and_outlive_a_crash(score, checkpoin
     (tmp_path / "ranks.py").write_text(RANKS)
     deadly = "deadly" if launcher[0].startswith("torch") else "alive"
     program = [tmp_path / "ranks.py", tmp_path / "mark", deadly, "score", *words, "--out", tmp_path / "two"]
-    command = [sys.executable, "-m", *launcher, *program, "--model", checkpoint, "--device", "cpu"]
+    command = ["-m", *launcher, *program, "--model", checkpoint, "--device", "cpu"]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        [str(word) for word in command], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = warm_python.run(*command, env=environment)  # which starts both processes anew
     assert sorted(path.name for path in tmp_path.glob("mark-*")) == ["mark-0-of-2", "mark-1-of-2"], done.stderr
     if deadly == "deadly":
         assert done.returncode != 0 and not (tmp_path / "two" / "run.json").exists()

@@ -77,7 +77,7 @@ def test_questions_without_a_model_are_dashes_and_the_missing_score_is_told(clip
     folder = save_tracer(tmp_path / "tracer", ("dec",))
     _, out, _ = run(capsys, clip, "--model", folder)
     cells = out.splitlines()[1].split()
-    assert cells[1:3] == ["-", "-"] and cells[6] == "-" and "no score for unknown sources" in out
+    assert cells[1:3] == ["-", "-"] and cells[6] == "-" and "no score for unknown sources beside the weights" in out
 
 
 def test_bad_files_are_reported_in_their_place_and_the_code_is_3(checkpoint, clip, tmp_path, capsys):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import warm_python
 from tiny_training import tiny_recipe, write_encoder, write_own_corpus
 
 from spooftrace.checkpoint import load_checkpoint
@@ -20,11 +21,6 @@ from spooftrace.trainers.recipe import shipped_recipes
 def material(tmp_path_factory):
     folder = tmp_path_factory.mktemp("material")
     return write_encoder(folder / "encoder"), write_own_corpus(folder / "corpus")
-
-
-def spooftrace(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "spooftrace", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 def refused(capsys, *arguments) -> str:
@@ -43,7 +39,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(trainer, material, tmp_p
     assert "EER" in capsys.readouterr().out
 
     assert main(["train", str(recipe), "--output-dir", str(resumed), "--max_steps", "2"]) == 0
-    done = spooftrace("train", recipe, "--output-dir", resumed, "--resume")
+    done = warm_python.run("-m", "spooftrace", "train", recipe, "--output-dir", resumed, "--resume")
     assert done.returncode == 0, done.stderr
     assert f"resuming from {resumed / 'checkpoint-2'}" in done.stdout
     assert "3 steps, the best parameters after" in done.stdout
@@ -132,16 +128,25 @@ def test_the_list_names_every_shipped_recipe_at_once():
     [
         (["mldg-table3-mldg-r5"], "no recipe is called 'mldg-table3-mldg-r5': did you mean mldg-table3-mldg-r"),
         (["mldg-table3-mldg-r4"], "data.dir is missing: the folder of your copy of asvspoof2019-la"),
-        (["mldg-table3-mldg-r4", "--data.dir", "/nowhere/LA"], "/nowhere/LA"),
         (["mldg-table3-mldg-r4", "--data.corpus", "nothing", "--data.dir", "/"], "no corpus is called 'nothing'"),
         (["mldg-table3-mldg-r4", "--batch_size", "3"], "no key is called batch_size: did you mean "),
         (["mldg-table3-mldg-r4", "--beta", "much"], "beta is a number, got 'much'"),
         (["mldg-table3-mldg-r4", "--beta", "-1"], "`beta`"),
-        (["mldg-table3-mldg-r4", "--data.corpus", "own", "--data.dir", "/nowhere.csv"], "/nowhere.csv"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments, message, capsys):
     assert message in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "corpus, tree",
+    [(["--data.dir", "/nowhere/LA"], "  LA/"), (["--data.corpus", "own", "--data.dir", "/nowhere"], "  a")],
+)
+def test_a_corpus_that_is_not_there_is_told_with_its_tree(corpus, tree, capsys):
+    assert main(["train", "mldg-table3-mldg-r4", *corpus]) == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith("spooftrace: error: ") and "/nowhere" in first
+    assert any(line.startswith(tree) for line in lines)
 
 
 def test_too_few_domains_end_before_the_first_step(material, tmp_path, capsys):

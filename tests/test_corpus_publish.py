@@ -137,7 +137,7 @@ def test_a_row_without_a_clip_stops_the_build_goes_or_stays_as_asked(tmp_path):
     assert (dropped.rows, kept.rows) == (8, 9)
     rows = load(kept.folder, tmp_path, split="train").cast_column("audio", Audio(decode=False))
     assert [row["audio"] is None for row in rows] == [True, False, False, False]
-    assert "1 trials have no clip" in (kept.folder / "README.md").read_text()
+    assert "Trials without a clip: 1;" in (kept.folder / "README.md").read_text()
 
 
 KILLED = """

@@ -180,6 +180,13 @@ def test_an_interval_holds_the_rate_and_groups_have_their_own():
 # --- warnings --------------------------------------------------------------------------------------------------------
 
 
+def test_a_handful_of_trials_has_no_interval():
+    """By hand: six bona fide trials meet four spoofs of A07, which are too few, and all eight."""
+    report = evaluate(joined(), by=["attack_id"], settings=QUICK)
+    assert report.overall.eer_interval is not None
+    assert [group.eer_interval for group in report.tables[0].groups] == [None, None]
+
+
 def test_inverted_scores_are_noticed_and_what_negation_would_give():
     rows = [(*row[:5], -row[5]) for row in gaussian()]
     report = evaluate(joined(rows), settings=NONE)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from spooftrace.data_scripts import CorpusNotFoundError, ProtocolError, get_corpus, load_corpus
 from spooftrace.data_scripts.parsers.own import read_manifest
+from spooftrace.data_scripts.terms import RedistributionError, check_redistribution, describe_own
 
 
 CLIPS = ("clips/1.wav", "clips/2.wav", "clips/a b.flac")
@@ -387,3 +388,18 @@ def test_a_missing_clip_is_an_error_unless_told_otherwise(folder):
         get_corpus("own").read(path)
     assert len(get_corpus("own").read(path, missing_audio="drop")["train"]) == 1
     assert len(get_corpus("own").read(path, missing_audio="ignore")["train"]) == 2
+
+
+def test_a_list_to_score_without_any_audio_is_not_asked_for_labels(tmp_path):
+    with pytest.raises(CorpusNotFoundError, match="and no audio file below it"):
+        read_manifest(tmp_path, require_labels=False)
+
+
+def test_pushing_your_own_audio_asks_for_its_licence_in_plain_words():
+    own = get_corpus("own")
+    with pytest.raises(
+        RedistributionError, match="of your own data may be passed on: ask .* --license; --metadata-only"
+    ):
+        check_redistribution(own, metadata_only=False)
+    check_redistribution(own, metadata_only=True)
+    check_redistribution(describe_own(own, license="cc-by-4.0"), metadata_only=False)

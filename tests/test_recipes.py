@@ -13,7 +13,7 @@ from tiny_training import ATTACKS, TRAIN, tiny_recipe, write_encoder, write_own_
 from spooftrace.trainers import write_recipes
 from spooftrace.trainers.recipe import TRAINERS, load_recipe, shipped_recipes
 from spooftrace.trainers.recipe_data import load_clips
-from spooftrace.trainers.recipe_models import count_parameters
+from spooftrace.trainers.recipe_models import build_model, count_parameters
 from spooftrace.trainers.recipe_schema import RecipeError, convert, parse_text
 from spooftrace.trainers.rehearse_recipe import rehearse
 from spooftrace.trainers.train_recipe import build_arguments
@@ -164,6 +164,26 @@ def test_overrides_replace_values_of_any_section():
     assert recipe.arguments["class_weights"] == {"bonafide": 2.0, "spoof": 1.0}
     assert count_parameters(recipe.model_config())[0] == 447_242 + 8 * 2 * 24 * 2 * 1024
     assert recipe.model_config().lora["lora_alpha"] == 16  # the scaling follows the rank
+
+
+def test_published_figures_stay_with_the_system_that_they_are_of():
+    published = load_recipe("mldg-table3-mldg-r4").paper
+    assert load_recipe("mldg-table3-mldg-r4", [("data.dir", "elsewhere"), ("bf16", "false")]).paper == published != {}
+    for change in (
+        ("lora", "none"),
+        ("lora.r", "8"),
+        ("data.corpus", "own"),
+        ("learning_rate", "1e-3"),
+        ("trainer", "erm"),
+    ):
+        assert load_recipe("mldg-table3-mldg-r4", [change]).paper == {}
+
+
+def test_an_encoder_that_cannot_be_had_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(
+        OSError, match="the encoder .*nowhere cannot be had: .* --model.base_model FOLDER takes a copy"
+    ):
+        build_model({"base_model": str(tmp_path / "nowhere")}, None, seed=0)
 
 
 def test_without_adapters_everything_is_trained():

@@ -67,6 +67,11 @@ def test_without_balance_a_domain_is_drawn_as_it_comes():
         ([(3, 3)], 2, "at least two domains, got 1 .*3 of label 0, 3 of label 1"),
         ([], 2, "got 0 .no clips"),
         ([(3, 3), (0, 4)], 2, "every domain needs clips of both labels.*domain 1: 0 of label 0, 4 of label 1"),
+        (
+            [(3, 3), *[(2, 0)] * 7],
+            2,
+            "both labels: domain 1: .*domain 5: 2 of label 0, 0 of label 1; and 2 more .of 8 domains",
+        ),
         ([(3, 3), (3, 3)], 3, "3 clips of a domain cannot hold its 2 labels alike"),
     ],
 )

@@ -22,7 +22,7 @@ trainer's configuration. Nothing unknown is passed over, and no value is of anot
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -152,7 +152,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
     Args:
         name_or_path: one of `shipped_recipes()`, or a YAML file.
         overrides: dotted key and text of a value, such as `("lora.r", "8")`; `("lora", "none")` trains everything, and
-            another `trainer` leaves out what the file says to its own.
+            another `trainer` leaves out what the file says to its own. What was published of the file's row is left out
+            where they make another system of it.
 
     Raises:
         RecipeError: for a recipe that is not there, is no YAML, or has a key or a value that does not fit.
@@ -164,14 +165,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
         raise RecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise RecipeError(f"{path} is no recipe: a YAML file with keys such as trainer and data.")
-    content, wanted = dict(content), dict(overrides).get("trainer")
+    original, content, wanted = content, dict(content), dict(overrides).get("trainer")
     if wanted is not None:  # what the file says to another trainer does not concern this one
         foreign = set() if wanted == content.get("trainer") else _foreign(wanted)
         content = {key: value for key, value in content.items() if key not in foreign} | {"trainer": wanted}
     known = _fields_of(content.get("trainer"))
     for key, text in overrides:
         _override(content, key, text, known)
-    return _checked(path.stem, content, known)
+    recipe = _checked(path.stem, content, known)
+    if overrides and recipe.paper:
+        published = _checked(path.stem, original, _fields_of(original.get("trainer")))
+        recipe = replace(recipe, paper={}) if recipe.differences(published) else recipe
+    return recipe
 
 
 def _find(name: str) -> Path:

@@ -227,7 +227,11 @@ def build_model(
         own.pop("frontend", None)
         revision = parts.get("base_revision", "main")
         base = parts["base_model"]
-        return AasistForAudioClassification.from_wav2vec2_pretrained(base, revision=revision, lora=lora, **own)
+        try:
+            return AasistForAudioClassification.from_wav2vec2_pretrained(base, revision=revision, lora=lora, **own)
+        except OSError as error:
+            remedy = "--model.base_model FOLDER takes a copy on this machine"
+            raise OSError(f"the encoder {base} cannot be had: {error} {remedy}") from error
     if missing := missing_file(model):
         raise RecipeError(missing)
     return SASTNetForAudioClassification.from_parts(**parts, **own)

@@ -17,6 +17,9 @@ class DomainError(ValueError):
     """Domains that cannot be trained on; the message counts the clips of each."""
 
 
+SHOWN = 5  # domains in an error
+
+
 class Draw(NamedTuple):
     """A row of the dataset, and the seed of everything random that is done to it this time."""
 
@@ -99,15 +102,26 @@ class DomainBatchSampler(Sampler):
             cells = ", ".join(f"{counts[domain, label]} {name}" for name, label in pairs)
             return f"{domain_names[domain] if domain_names else f'domain {domain}'}: {cells}"
 
-        table = "; ".join(map(row, known))
+        def table(domains: Sequence[int]) -> str:
+            more = f"; and {len(domains) - SHOWN} more" if len(domains) > SHOWN else ""
+            return "; ".join(map(row, domains[:SHOWN])) + more
+
         if len(known) < 2:
-            raise DomainError(f"meta-learning needs at least two domains, got {len(known)} ({table or 'no clips'}).")
-        if len(labels) < 2 or any(counts[domain, label] == 0 for domain in known for label in labels):
-            raise DomainError(f"every domain needs clips of both labels: {table}.")
+            raise DomainError(
+                f"meta-learning needs at least two domains, got {len(known)} ({table(known) or 'no clips'})."
+            )
+        lacking = [
+            domain for domain in known if len(labels) < 2 or any(counts[domain, label] == 0 for label in labels)
+        ]
+        if lacking:
+            raise DomainError(
+                f"every domain needs clips of both labels: {table(lacking)} (of {len(known)} domains). Leave them out, "
+                "or name another column as `domain_column`."
+            )
         if balanced and self.clips_per_domain % len(labels):
             raise DomainError(
                 f"{self.clips_per_domain} clips of a domain cannot hold its {len(labels)} labels alike: take a multiple "
-                f"of {len(labels)}, or leave the labels unbalanced ({table})."
+                f"of {len(labels)}, or leave the labels unbalanced ({table(known)})."
             )
 
     def set_epoch(self, epoch: int) -> None:

@@ -217,7 +217,11 @@ class _Table:
     def _unknown_label(self, text: str, count: int) -> str:
         more = f" (in {count} lines)" if count > 1 else ""
         accepted = " or ".join(map(repr, self.known))
-        return f"unknown label {text!r}{more}: write {accepted}, or pass labels={{{text!r}: ...}} to say what it means"
+        option = f"--option 'labels={{{json.dumps(text)}: ...}}'"
+        return (
+            f"unknown label {text!r}{more}: write {accepted}, or pass labels={{{text!r}: ...}} to say what it means "
+            f"(`spooftrace corpus` has {option})"
+        )
 
     def _split(self, line: int, text: str | None) -> str:
         if text is None and "split" not in self.table.columns:
@@ -309,9 +313,10 @@ def _read_folder(folder: Path, options: Options) -> list[Trial]:
     if not options.require_labels:
         clips = {path: clips.get(path, _Clip(path)) for path in _clips(folder)}
     if not clips:
+        labelled = "folder called bonafide or spoof with audio in it; labels={...} tells which other folders to read"
+        sought = f"no {labelled if options.require_labels else 'audio file below it'}"
         raise CorpusNotFoundError(
-            f"no clip in {folder}: it holds no table called metadata or manifest, and no folder called bonafide or "
-            f"spoof with audio in it; labels={{...}} tells which other folders to read.\n{LAYOUT}"
+            f"no clip in {folder}: it holds no table called metadata or manifest, and {sought}.\n{LAYOUT}"
         )
     names = [path.relative_to(folder).as_posix() for path in clips]
     _check_names(folder, names)

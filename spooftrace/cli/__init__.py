@@ -5,9 +5,11 @@ returns the exit code. Only `run` imports what is slow, so that `spooftrace --he
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -55,11 +57,15 @@ EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "peft": "lora",
+    "pyarrow": "data",
     "scipy": "data",
     "sklearn": "data",
     "torchaudio": "train",
     "webrtcvad": "data",
 }
+
+# The extra that brings all that a command needs, so that its packages are not asked for one after the other.
+COMMAND_EXTRAS = {"train": "train", "reproduce": "train"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +85,19 @@ def build_parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         # Accepted behind the command too; SUPPRESS keeps it from undoing the one in front.
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        command.set_defaults(parser=command)
     return parser
+
+
+def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
+    """Leaves with 2 and the usage of the command itself, and names the option that was meant where one is near."""
+    usage = parser.format_usage()
+    options = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+    near = [difflib.get_close_matches(name, re.findall(r"--[a-z][\w-]*", usage), n=1) for name in options]
+    hints = [f"did you mean {found[0]}?" for found in near if found]
+    if not options and "..." in usage:
+        hints = ["put all of them before the options, or all behind"]
+    parser.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *hints]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code. A wrong call leaves through `SystemExit(2)`, as is argparse's way.
     """
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        refuse_unknown(getattr(args, "parser", parser), unknown)
     if args.command is None:
         parser.print_help(sys.stderr)
         return EXIT_WRONG_CALL
@@ -116,15 +136,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         else:
-            print(f"spooftrace: {explain(error)}", file=sys.stderr)
+            print(f"spooftrace: {explain(error, args.command)}", file=sys.stderr)
         return EXIT_FAILURE
 
 
-def explain(error: Exception) -> str:
-    """An error in one line: what is wrong and what to do."""
-    text = " ".join(str(error).split())
+def explain(error: Exception, command: str | None = None) -> str:
+    """What is wrong and what to do: one line, but for errors that list problems or show a tree."""
+    text = str(error) if getattr(error, "keeps_lines", False) else " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name:
         extra = EXTRAS.get(error.name.partition(".")[0])
+        extra = COMMAND_EXTRAS.get(command, extra) if extra else None
         remedy = f'pip install "spooftrace[{extra}]"' if extra else f"pip install {error.name.partition('.')[0]}"
         return f"this needs a package that is not installed, {error.name}: {remedy}"
     if isinstance(error, (ImportError, OSError, ValueError)):

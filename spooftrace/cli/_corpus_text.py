@@ -79,9 +79,9 @@ def print_verification(found: "Verification") -> None:
         print()
         counts = [(name, *(f"{split[name]:,}" for split in found.attacks.values())) for name in attacks]
         print_table([("attack", *found.attacks), *counts])
-    for what, flaws in (("without a clip", found.missing), ("that do not decode", found.unreadable)):
+    for what, flaws in (("without a clip", found.missing), ("with a clip that does not decode", found.unreadable)):
         if flaws:
-            print(f"\n{len(flaws):,} trials {what}:")
+            print(f"\n{len(flaws):,} {'trial' if len(flaws) == 1 else 'trials'} {what}:")
             _print_flaws(flaws)
     decoded = f" {found.decoded:,} clips decoded." if found.decoded else ""
     print(f"\n{found.corpus} ({found.config}): {'whole' if found.is_whole else 'NOT whole'}.{decoded}")

@@ -54,6 +54,8 @@ def find_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if os.path.isfile(args.out):
+        args.refuse(f"--out names a folder for the results, but {args.out!r} is a file")
     if args.corpus and args.dataset:
         args.refuse("--corpus and --dataset exclude each other: a corpus is on the disk, a dataset on the Hub")
     if args.dataset and args.inputs:

@@ -85,6 +85,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write; must be empty or new")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT_DIR if it is there")
+    parser.set_defaults(parser=parser)
 
 
 def _add_qwen_audio(parser: argparse.ArgumentParser) -> None:

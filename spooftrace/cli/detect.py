@@ -29,6 +29,7 @@ examples:
   spooftrace detect interview.mp3 recordings/ 'calls/2026-*.ogg'
   spooftrace detect --timeline talk.flac
   spooftrace detect --json clip.wav | python -m json.tool
+  spooftrace detect ./-odd-name.wav          a name with a dash in front would be an option
   spooftrace detect --model owner/name --revision 1a2b3c4 clip.wav
 
 The score is the log-odds of genuine speech: above 0 leans to genuine, below 0 to fake. The verdict compares the

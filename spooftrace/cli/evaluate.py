@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  spooftrace evaluate out/ test.csv
+  spooftrace score test.csv --out out/ && spooftrace evaluate out/ test.csv
   spooftrace evaluate out/ recordings.csv --split test --by attack_id codec
   spooftrace evaluate out/ /data/LA --corpus asvspoof2019-la --by attack_id --figures figures/
   spooftrace evaluate scores.txt /data/keys --corpus asvspoof2021-la --split test --by codec attack_id --out report.json
@@ -27,10 +27,11 @@ examples:
       --dataset-revision 0123abc --system "Our detector" --slug our-detector --arxiv-id 2110.01200
 
 SCORES is a file with `utterance_id score` per line, higher for genuine speech, or the folder that `spooftrace score`
-wrote. PROTOCOL is a CSV, TSV or JSON Lines table with utterance_id (or audio) and label (bonafide, spoof), a folder with
-such a table, or with --corpus your copy of that corpus; for the Arena also a dataset's name on the Hub. Trials and
-scores have to match exactly: what is missing, extra, doubled or no number is an error. Clips that `spooftrace score`
-could not process are told, and make the exit code 3.
+wrote. PROTOCOL is a CSV, TSV or JSON Lines table with utterance_id (or audio) and label (bonafide, spoof), a folder
+with such a table, or with --corpus your copy of that corpus; for the Arena also a dataset's name on the Hub. Trials
+and scores have to match exactly: what is missing, extra, doubled or no number is an error. Where a table has no
+utterance_id, its paths without their ending are the ids, so score the table itself, not the folder of its clips.
+Clips that `spooftrace score` could not process are told, and make the exit code 3.
 
 Intervals come from a bootstrap, over speakers where every trial has one, else over trials.
 """

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from spooftrace.cli import _reproduce_tracing
-from spooftrace.cli.train import keep_unknown, read_overrides
+from spooftrace.cli.train import hush_loaders, keep_unknown, read_overrides
 
 
 DETECTION_TARGETS = ("mldg-table3", "mldg-table4", "mldg-table5", "mldg-figure3")
@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = read_overrides(args.fields, args.refuse)
     _refuse_foreign(args)
     _refuse_pointless(args, overrides)
+    hush_loaders()
     if args.target in _reproduce_tracing.TARGETS:
         return _reproduce_tracing.run(args, overrides)
     return _detection(args, overrides)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.recipe is None:
         args.refuse("RECIPE is missing: name one (`spooftrace train --list` shows them), or a YAML file")
     overrides = read_overrides(args.fields, args.refuse)
+    hush_loaders()
     from spooftrace.trainers.recipe import load_recipe
     from spooftrace.trainers.rehearse_recipe import rehearse
     from spooftrace.trainers.train_recipe import train_recipe
@@ -93,6 +95,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"spooftrace: error: not pushed: {trained.hub_problem}", file=sys.stderr)
         return 1
     return 0
+
+
+def hush_loaders() -> None:
+    """Every data loader of torch warns where there is no accelerator to pin memory for, which is no news there."""
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
 
 
 def _tell(line: str) -> None:
