@@ -3,6 +3,7 @@
 Two folders of reference material are optional: tests that read them skip where they are absent.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,39 @@ from spooftrace.modeling import AasistConfig, AasistForAudioClassification
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# What takes longest is handed out first, so that no worker is left with it in the end: files by their time, from 45 s on.
+SLOW_FILES = (
+    "test_onnx_export.py",
+    "test_trainers_distributed.py",
+    "test_space_browser.py",
+    "test_cli_score.py",
+    "test_publish.py",
+    "test_scoring.py",
+    "test_audio_llm_learning.py",
+    "test_detection_trainer.py",
+    "test_audio_llm_trainer.py",
+    "test_metric_spaces.py",
+    "test_space_server.py",
+    "test_cli_publish.py",
+    "test_mldg_trainer.py",
+    "test_corpora_codecfake_plus.py",
+    "test_hub_trainer.py",
+    "test_detector.py",
+    "test_modeling_aasist.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported by now out of further garbage collections: transformers asks for one at every training."""
+    gc.collect()
+    gc.freeze()
 
 
 def _optional_folder(variable: str, default: Path) -> Path:

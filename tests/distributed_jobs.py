@@ -1,4 +1,4 @@
-"""What two processes do together, for `test_trainers_distributed.py`: torchrun --nproc_per_node 2 distributed_jobs.py DIR"""
+"""What two processes do together, for `test_trainers_distributed.py`: distributed_jobs.py DIR"""
 
 import json
 import os
@@ -13,14 +13,14 @@ from training_jobs import NO_DROPOUT, At, exact, noisy_trainer, state_of, tiny_a
 from spooftrace.trainers import mldg_trainer
 
 
-STEPS = 10
+STEPS = 6
 # Exact in binary, as the sums of the two processes are compared with those of one.
 SETTINGS = {"max_steps": STEPS, "class_weights": {"bonafide": 0.75, "spoof": 0.25}}
 
 
 def joint_run(kind: str, folder: Path, rows: list[dict], processes: int, seed: int) -> dict:
     """
-    Ten steps in double precision without dropout; the joint batch has the same size on any number of processes.
+    Six steps in double precision without dropout; the joint batch has the same size on any number of processes.
 
     Args:
         seed: of the model's parameters; those of the first process count.

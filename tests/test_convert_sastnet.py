@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
+import warm_python
 from conftest import lively, tiny_wav2vec2
 from published_layout import sastnet_extras, sastnet_state
 from safetensors.torch import save_file
@@ -263,8 +262,7 @@ def test_converted_folder_scores_from_the_hub_without_spooftrace(hub, tmp_path):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in encoders(original, tmp_path).items()]
     assert main(["convert", "sastnet", str(tmp_path / "SAST_Net_DEC.pth"), str(tmp_path / "out"), *options]) == 0
     hub.seed("alice/sastnet", tmp_path / "out")
-    command = [sys.executable, "-c", SCORE_WITHOUT_SPOOFTRACE]
-    done = subprocess.run(command, cwd=tmp_path, env=hub.env(token=None), capture_output=True, text=True, check=False)
+    done = warm_python.run("-c", SCORE_WITHOUT_SPOOFTRACE, cwd=tmp_path, env=hub.env(token=None))
     assert done.returncode == 0, done.stderr
     clip = SASTNetFeatureExtractor()(torch.sin(torch.arange(24_000) * 0.05).numpy(), return_tensors="pt")
     with torch.inference_mode():

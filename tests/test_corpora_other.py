@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import warm_python
 from corpus_trees import write_clip, write_protocol
 from corpus_trees_other import (
     ARENA,
@@ -508,9 +509,7 @@ build = build_corpus("arena", ".", sys.argv[1], metadata_only=True, options={"re
 assert build.rows == len(stream)
 """
     env = {**os.environ, **hub.env(home=tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "out")], env=env, check=True, stdout=subprocess.PIPE, text=True
-    )
+    done = warm_python.run("-c", program, tmp_path / "out", env=env, check=True)
     assert eval(done.stdout) == [
         (notes["utterance_id"], "InTheWild", len(encoded_clip(seed))) for seed, (*_, notes) in enumerate(ARENA)
     ]

@@ -7,14 +7,13 @@ import math
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import warm_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -207,8 +206,7 @@ def test_an_hour_is_scored_in_bounded_memory(tmp_path):
                 file.write(np.zeros(60 * RATE, dtype=np.int16))
     tiny_model(hop_length=1600, n_fft=64, win_lengths=[64], num_filters=8).save_pretrained(tmp_path / "model")
     AasistFeatureExtractor().save_pretrained(tmp_path / "model")
-    command = [sys.executable, "-c", _HOUR, str(tmp_path / "model"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = warm_python.run("-c", _HOUR, tmp_path / "model", tmp_path, check=True)
     duration, windows, reason, growth = done.stdout.split()
     # (57,600,000 - 64,600) / 32,300 hops, rounded up, and the first window
     assert (float(duration), int(windows), reason) == (3600.0, 1783, "silent")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import warm_python
 from training_jobs import NO_DROPOUT, tiny_aasist, trainer_of, write_corpus
 
 from spooftrace.audio import AudioNotFoundError
@@ -364,7 +365,7 @@ for _ in range(2):
 """
     (tmp_path / "torchaudio").mkdir()
     (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('undefined symbol')")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = warm_python.run("-c", program)
     absent, broken = done.stdout.splitlines()
     assert absent.startswith("ModuleNotFoundError on-device augmentation needs torchaudio: pip install"), done.stderr
     assert broken.startswith("ImportError torchaudio does not load beside torch") and "spooftrace doctor" in broken

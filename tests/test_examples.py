@@ -1,21 +1,21 @@
-"""The examples run as their docstrings say, each as a program of its own, and answer what the package answers."""
+"""The examples run as their docstrings say, each as a program of its own, and answer what the package answers.
 
-import json
+test_space_server.py runs the one that asks a demo.
+"""
+
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+import warm_python
 from safetensors.torch import load_file
 from tiny_training import write_own_corpus
 
 from spooftrace import Detector
 from spooftrace.checkpoint import default_folder
-from spooftrace.cli import main
 
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -29,8 +29,7 @@ def run_example(tmp_path):
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
     def run(name: str, *arguments: object) -> str:
-        command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = warm_python.run(EXAMPLES / name, *arguments, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -71,24 +70,6 @@ def test_a_fine_tuned_detector_is_loaded_as_any_other_and_claims_no_calibration(
     before, after = (load_file(folder / "model.safetensors") for folder in (default_folder(), tmp_path / "mine"))
     assert before.keys() == after.keys()
     assert not before["classifier.weight"].equal(after["classifier.weight"])
-
-
-def test_a_running_demo_answers_what_the_commands_print(run_example, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("gradio")
-    from demo_server import demo_server
-
-    with demo_server(tmp_path / "demo") as server:
-        printed = run_example("ask_the_space.py", CLIP, "--space", server.url)
-    monkeypatch.chdir(EXAMPLES)
-    for part, command in zip(printed.removeprefix("/detect\n").split("/trace\n"), ("detect", "trace"), strict=True):
-        assert main([command, "--json", "--device", "cpu", CLIP.name]) == 0
-        (expected,), answer = json.loads(capsys.readouterr().out), json.loads(part)
-        assert answer.keys() == expected.keys()
-        assert (answer["path"], answer["sha256"]) == (CLIP.name, expected["sha256"])
-        if command == "detect":
-            assert answer["verdict"] == "spoof" and answer["score"] == pytest.approx(expected["score"], abs=1e-5)
-        else:
-            assert answer["vq"]["label"] == expected["vq"]["label"]
 
 
 def test_the_guide_tells_of_every_example():

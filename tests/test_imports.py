@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,4 +132,4 @@ try:
 except AttributeError as error:
     assert "nothing" in str(error)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    warm_python.run("-c", program, check=True)

@@ -108,7 +108,7 @@ def test_a_stream_has_a_shard_for_every_thousand_trials(tmp_path, load):
         write_asvspoof2019(tmp_path / "data", full_asvspoof2019(), audio=False)
         stream = load(tmp_path / "data", split="test", streaming=True, missing_audio="ignore")
     assert stream.num_shards == 72
-    assert sum(1 for _ in stream) == 71_237
+    assert sum(map(len, stream.with_format("arrow").iter(1000))) == 71_237
 
 
 def test_two_processes_build_what_one_builds(tmp_path):

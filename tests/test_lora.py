@@ -1,12 +1,11 @@
 """AASIST-LoRA: what is trained, what is published, and that the scores come back only with the right encoder."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from conftest import TINY_GRAPH, lively, tiny_config, tiny_wav2vec2
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
@@ -124,8 +123,10 @@ def test_merged_it_is_a_plain_detector_with_the_same_logits(published, tmp_path)
     model, _ = published
     with torch.inference_mode():
         expected = model(clips()).logits
+    model.save_pretrained(tmp_path / "merged")
     model.merge_lora()
     model.save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "merged" / "adapter").exists()  # those of the first save
     assert model.config.lora is None and all(p.requires_grad for p in model.parameters())
     merged = load_merged(tmp_path / "merged")
     with torch.inference_mode():
@@ -260,7 +261,7 @@ clips = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
 with torch.inference_mode():
     print(json.dumps(model(clips).logits.tolist()))
 """
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    done = warm_python.run("-c", program, check=True)
     logits = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
@@ -285,7 +286,7 @@ model.load_state_dict(trained.state_dict())
 model.push_to_hub("alice/detector")
 print(json.dumps(model.config.lora))
 """
-    done = subprocess.run([sys.executable, "-c", program], check=True, env=hub.env(), capture_output=True, text=True)
+    done = warm_python.run("-c", program, env=hub.env(), check=True)
     lora = json.loads(done.stdout.splitlines()[-1])
     assert lora["base_model_name_or_path"] == "alice/encoder" and lora["base_revision"] == hub.head("alice/encoder")
     files = hub.files("alice/detector")
@@ -302,7 +303,6 @@ clips = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
 with torch.inference_mode():
     print(json.dumps(model(clips).logits.tolist()))
 """
-    stranger = hub.env(token=None)
-    done = subprocess.run([sys.executable, "-c", load], check=True, env=stranger, capture_output=True, text=True)
+    done = warm_python.run("-c", load, env=hub.env(token=None), check=True)
     logits = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)

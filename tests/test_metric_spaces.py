@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 import yaml
 
 from spooftrace import metrics
@@ -94,8 +93,7 @@ PRINT = "print(json.dumps(found))"
 def run(program: str, *arguments: str, env: dict[str, str], cwd) -> dict:
     """What a fresh process prints last, as JSON."""
     trials = json.dumps([BONAFIDE.tolist(), SPOOF.tolist()])
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, check=False, input=trials, env=env, cwd=cwd, capture_output=True, text=True)
+    done = warm_python.run("-c", program, *arguments, input=trials, env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

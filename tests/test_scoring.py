@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import warm_python
 from tiny_runs import RATE, contents, listed, tiny_folder, write_clip, write_clips
 
 from spooftrace.detector import Detector
@@ -287,8 +286,7 @@ print(crash_everywhere(finish_before_a_change))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_no_crash_at_any_write_changes_a_byte(checkpoint, clips, tmp_path):
-    command = [sys.executable, "-c", CRASHES, str(checkpoint), str(clips), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm_python.run("-c", CRASHES, checkpoint, clips, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert min(map(int, done.stdout.split())) > 20
 

@@ -1,12 +1,11 @@
 """Models and data sets go to the tests' own Hub and come back, each in a process and an `HF_HOME` of its own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from conftest import lively, tiny_config
 from small_hub import READ
 
@@ -26,8 +25,7 @@ print(HfApi().upload_folder(repo_id="alice/x", folder_path=sys.argv[1]).oid)
 
 def run(hub, program: str, *arguments: str, code: int = 0, **options) -> str:
     """Standard output of a fresh process that has only the Hub to go by."""
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, check=False, env=hub.env(**options), capture_output=True, text=True)
+    done = warm_python.run("-c", program, *arguments, env=hub.env(**options))
     assert done.returncode == code, done.stderr
     return done.stdout.strip()
 

@@ -5,13 +5,13 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import warm_python
 from tiny_sastnet import WINDOW as SASTNET_WINDOW
 from tiny_sastnet import tiny_sastnet
 from tiny_tracers import RATE, THREE, WINDOW, fit_score, save_open_set, save_tracer, tiny_tracer, voice
@@ -367,8 +367,7 @@ for options in ({}, {"local_files_only": True}):
 
 
 def from_hub(hub, clip: Path, *models: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", _FROM_HUB, str(clip), *models]
-    return subprocess.run(command, env=hub.env(token=None), capture_output=True, text=True, check=False)
+    return warm_python.run("-c", _FROM_HUB, clip, *models, env=hub.env(token=None))
 
 
 def test_a_tracer_from_the_hub_brings_its_open_set_score_and_works_offline_afterwards(

@@ -1,21 +1,15 @@
 """Training in processes of its own: two that work together do what one does, and one that is killed can be resumed."""
 
 import json
-import multiprocessing.forkserver
 import os
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from distributed_jobs import STEPS, joint_run
 from tracing_jobs import joint_tracing_run, with_codecs
-from training_jobs import assert_same, noisy_trainer, state_of, train_to_the_end, write_corpus
-
-from spooftrace.trainers.checkpoints import last_checkpoint
+from training_jobs import assert_same, noisy_trainer, state_of, write_corpus
 
 
 TESTS = Path(__file__).resolve().parent
@@ -34,10 +28,7 @@ def together(tmp_path_factory, rows) -> tuple[Path, dict[str, list[dict]]]:
     """What two processes on gloo came to, one result each."""
     folder = tmp_path_factory.mktemp("together")
     (folder / "rows.json").write_text(json.dumps(rows))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(TESTS / "distributed_jobs.py"), str(folder)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    warm_python.run_together(TESTS / "distributed_jobs.py", folder)
     results = {
         kind: [torch.load(folder / f"{kind}_{rank}.pt", weights_only=False) for rank in (0, 1)]
         for kind in (*KINDS, *TRACING)
@@ -100,35 +91,40 @@ def test_an_interruption_of_one_process_stops_both_and_they_resume_to_the_bit(ru
         assert_same(*process["interrupted"])
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Forked from a server that has imported everything, so that each one starts at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training_jobs"])
-    with pytest.MonkeyPatch.context() as patch:  # the server does not take over `sys.path` in all versions of Python
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        multiprocessing.forkserver.ensure_running()
-    return context
+KILLED = """
+import json, multiprocessing, random, sys, time
+from pathlib import Path
+from spooftrace.trainers.checkpoints import last_checkpoint
+from training_jobs import train_to_the_end
+kind, folder, rows, workers = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
+multiprocessing.set_start_method("fork")  # of those that load data, too, which then end with the one that is killed
+
+def start(resume):
+    process = multiprocessing.Process(target=train_to_the_end, args=(kind, folder, rows, workers, resume))
+    process.start()
+    return process
+
+for _ in range(2):
+    before = last_checkpoint(folder)
+    process = start(resume=before is not None)
+    while last_checkpoint(folder) == before and process.is_alive():
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.2))
+    process.kill()
+    process.join()
+process = start(resume=True)
+process.join()
+sys.exit(process.exitcode)
+"""
 
 
 # The other pairs of trainer and workers are interrupted within one process: test_{detection,mldg}_trainer.py.
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize(("kind", "workers"), [("erm", 0), ("mldg", 1)])
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, rows, processes, kind, workers):
-    chance, folder = random.Random(), tmp_path / "killed"
-    folder.mkdir()
-    for _ in range(2):
-        before = last_checkpoint(folder)
-        process = processes.Process(target=train_to_the_end, args=(kind, folder, rows, workers, before is not None))
-        process.start()
-        while last_checkpoint(folder) == before and process.is_alive():
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.2))
-        process.kill()
-        process.join()
-    process = processes.Process(target=train_to_the_end, args=(kind, folder, rows, workers, True))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, rows, kind, workers):
+    (folder := tmp_path / "killed").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    warm_python.run("-c", KILLED, kind, folder, json.dumps(rows), workers, env=environment, check=True)
     torch.set_num_threads(1)
     whole = noisy_trainer(kind, tmp_path / "whole", rows, workers)
     whole.train()
