@@ -196,8 +196,8 @@ def find_backbone(model_type: str) -> Backbone:
     """
     if model_type == PUBLISHED_QWEN_AUDIO:
         raise ValueError(
-            "this is Qwen-Audio v1 as published, whose code transformers 5 cannot run: download it, convert it by "
-            "`spooftrace convert qwen-audio DIR OUT_DIR`, and name OUT_DIR instead."
+            "this is Qwen-Audio v1 as published (or another Qwen v1), whose code transformers 5 cannot run: download it, "
+            "convert it by `spooftrace convert qwen-audio DIR OUT_DIR`, and name OUT_DIR instead."
         )
     if model_type not in BACKBONES:
         raise ValueError(

@@ -145,7 +145,7 @@ def base_state(lora: Mapping, config: Wav2Vec2Config, **hub_options) -> dict[str
     except OSError as error:
         raise OSError(
             f"the detector needs the encoder it was trained on, {name!r} at {lora['base_revision'] or 'main'}, which cannot "
-            f"be had: {error}. If it lies elsewhere, pass `base_model=`."
+            f"be had: {error} If it lies elsewhere, pass `base_model=`, or change `lora` in the detector's config.json."
         ) from error
     state = encoder.state_dict()
     digest = encoder_digest(state)

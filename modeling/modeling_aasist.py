@@ -228,16 +228,22 @@ class AasistForAudioClassification(AasistPreTrainedModel):
 
         Raises:
             `ValueError`: if the repository lacks any weight of the encoder.
+            `TypeError`: for a field that there is not.
         """
         hub_options = {name: config_kwargs.pop(name) for name in HUB_OPTIONS if name in config_kwargs}
+        known = {*AasistConfig.__dataclass_fields__, "attn_implementation", "num_labels"}
+        if unknown := sorted(config_kwargs.keys() - known):
+            raise TypeError(f"there is no option {', '.join(unknown)}: AasistConfig names the fields of a model.")
         commit = resolve_commit(wav2vec2_name_or_path, revision, **hub_options)
         hub_options["revision"] = commit or revision
         encoder_config = Wav2Vec2Config.from_pretrained(wav2vec2_name_or_path, **hub_options, **QUIET_WAV2VEC2)
         encoder = load_encoder(wav2vec2_name_or_path, encoder_config, **hub_options)
         if config_kwargs.get("lora") is not None:
+            # A folder is found from wherever the detector is loaded.
+            name = os.path.abspath(wav2vec2_name_or_path) if commit is None else os.fspath(wav2vec2_name_or_path)
             config_kwargs["lora"] = {
                 **config_kwargs["lora"],
-                "base_model_name_or_path": os.fspath(wav2vec2_name_or_path),
+                "base_model_name_or_path": name,
                 "base_revision": commit,
                 "base_sha256": encoder_digest(encoder.state_dict()),
             }

@@ -127,8 +127,12 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         save go where there are none.
 
         Raises:
-            `ValueError`: for a folder that is an adapter of peft's, which transformers would put on the detector.
+            `ValueError`: for a folder that is an adapter of peft's, which transformers would put on the detector; for
+                `push_to_hub` where a base model is named.
         """
+        if push_to_hub and self.config.leaves_base_out:
+            # The client uploads what super() writes, and would leave the adapters out.
+            raise ValueError("a detector without its base is saved first and then pushed by `push_to_hub(repo_id)`")
         if os.path.isfile(os.path.join(save_directory, "adapter_config.json")):
             raise ValueError(
                 f"{str(save_directory)!r} holds an adapter of peft's (adapter_config.json), which would be loaded with the "
@@ -142,8 +146,6 @@ class AudioLLMPreTrainedModel(PreTrainedModel):
         if not self.config.leaves_base_out:
             super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
             return
-        if push_to_hub:  # the client uploads what super() writes, and would leave the adapters out
-            raise ValueError("a detector without its base is saved first and then pushed by `push_to_hub(repo_id)`")
         state = kwargs.pop("state_dict", None) or self.state_dict()
         own = {name: state[name] for name in self._trained_names}
         super().save_pretrained(save_directory, state_dict=dict(own), **kwargs)

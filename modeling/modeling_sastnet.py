@@ -298,7 +298,7 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
                 AudioMAE's `mae_pretrained_base.pth`, under CC BY-NC 4.0, which `config.weight_licenses` then records. Its
                 encoder is taken, and the first layers of its decoder for every decoder here.
             wav2vec2_revision, whisper_revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit.
-            kwargs: Fields of [`SASTNetConfig`]; and `token`, `cache_dir` and the like, as `from_pretrained` takes them.
+            kwargs: Fields of [`SASTNetConfig`]; `attn_implementation`, `token` and the like, as `from_pretrained` has them.
 
         Raises:
             `ValueError`: if a part lacks weights or has another size, or if its configuration is given beside it.
@@ -307,7 +307,8 @@ class SASTNetForAudioClassification(SASTNetPreTrainedModel):
             `OSError`: if one cannot be found or reached.
         """
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        if unknown := sorted(kwargs.keys() - SASTNetConfig.__dataclass_fields__.keys()):
+        known = {*SASTNetConfig.__dataclass_fields__, "attn_implementation"}
+        if unknown := sorted(kwargs.keys() - known):
             raise TypeError(f"there is no option {', '.join(unknown)}: SASTNetConfig names the fields of a model.")
         parts = find_parts(wav2vec2, whisper, audiomae, wav2vec2_revision, whisper_revision, **hub_options)
         model = cls(SASTNetConfig(**parts.complete(kwargs)))

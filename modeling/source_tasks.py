@@ -85,10 +85,11 @@ def check_answers(tasks: Sequence[str], task_labels: Mapping[str, Sequence[str]]
             f"this model answers {', '.join(answered)}, in this order, and was asked for {', '.join(tasks)}: loading does not "
             "change what a checkpoint was trained for. Load another one, or leave the task out."
         )
-    if task_labels is not None and list(id2label.values()) != list(task_labels[tasks[0]]):
+    named = [id2label[index] for index in sorted(id2label)]
+    if task_labels is not None and named != list(task_labels[tasks[0]]):
         raise ValueError(
-            f"the classes of {tasks[0]!r} are {', '.join(task_labels[tasks[0]])}, but `id2label` names "
-            f"{', '.join(id2label.values())}: leave it out."
+            f"the classes of {tasks[0]!r} are {', '.join(task_labels[tasks[0]])}, but `id2label` names {', '.join(named)}: "
+            "leave both out."
         )
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spooftrace.hub import ATTEMPTS, Push, check_repo_id, local_files, push_folder
-from spooftrace.hub_repository import TAG
+from spooftrace.hub_repository import TAG, require_token
 from spooftrace.model_facts import CARD, split_card
-from spooftrace.publish import PublishError, owner_token, require_token, staging_folder
+from spooftrace.publish import PublishError, staging_folder
 from spooftrace.spaces.metric_spaces import SLUGS, write_metric_space
 from spooftrace.stranger import CheckError, Stranger, stranger
 
@@ -76,7 +76,7 @@ def publish_metric(
     check_metric(slug, repo_id)
     if check and importlib.util.find_spec("evaluate") is None:  # say so before the push
         raise ModuleNotFoundError("to try the metric, evaluate has to be installed", name="evaluate")
-    require_token(token)
+    token = require_token(token)
     where = {"private": private, "revision": revision, "create_pr": create_pr}
     with staging_folder(staging, repo_id, "space", **where) as target:
         stage_metric(slug, target)
@@ -117,7 +117,7 @@ def publish_space(
     """
     check_repo_id(repo_id)
     source = find_space(folder)
-    require_token(token)
+    token = require_token(token)
     where = {"private": private, "revision": revision, "create_pr": create_pr}
     with staging_folder(staging, repo_id, "space", **where) as target:
         stage_space(source, target, vendored=vendored)
@@ -133,7 +133,7 @@ def _push_space(
     """Pushes a Space, and lets a stranger visit it; `options` are those of `push_folder`."""
     push = push_folder(folder, repo_id, repo_type="space", replace=STALE, **options)
     if visit is not None:
-        with stranger(owner_token(options["token"])) as visitor:
+        with stranger(options["token"]) as visitor:
             try:
                 visit(visitor, push)
             except CheckError as error:

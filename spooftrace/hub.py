@@ -10,24 +10,21 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spooftrace.hub_repository import CONFLICT, TAG, Repository, same_file, status_of
-from spooftrace.model_facts import CARD
+from spooftrace.hub_repository import TAG, Repository, same_file
+from spooftrace.model_facts import CARD, split_card
 
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.hf_api import RepoFile
 
-T = TypeVar("T")
-
 ATTEMPTS = 5
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
-_TEXTS = {".cfg", ".env", ".ini", ".ipynb", ".json", ".jsonl", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
-_TEXT_BYTES = 2**22  # a longer one is data
+_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
+_TEXT_BYTES = 2**22  # a longer file is data
 _NOT_PUSHED = {".git", ".cache", "__pycache__", ".DS_Store"}
-_HUB_FILE = ".gitattributes"  # in every new repository; a new Space has a card, too
+_HUB_FILE = ".gitattributes"  # in every new repository; where a licence was chosen, and in a Space, a card is, too
 
 
 class ForeignFilesError(ValueError):
@@ -99,24 +96,12 @@ def push_folder(
     paths = pushed_files(folder)
     repository = Repository.open(repo_id, repo_type, token, attempts)
     repository.create(private)
-    if revision and not create_pr and not repository.has_branch(revision):
+    if revision and not create_pr and repository.is_untouched(revision):
         repository.ask(lambda: repository.call("create_branch", branch=revision, exist_ok=True))
-        overwrite = True  # a new branch takes nothing from anybody
+        overwrite = True  # `main` holds all that the branch does
     found = Commit(repository, paths, message, revision, create_pr, tuple(replace), overwrite).push()
     repository.require(found.commit, paths)
     return found
-
-
-def ask_hub(question: Callable[[], T], repo_id: str, *, token: str | None = None, attempts: int = ATTEMPTS) -> T:
-    """
-    The answer to a question about a model repository that may be put twice; repeated while the Hub is busy.
-
-    Raises:
-        HubError: where it did not work out; its cause tells whether it may work later, see [`is_transient`].
-    """
-    from huggingface_hub import HfApi
-
-    return Repository(HfApi(token=token), repo_id, "model", attempts).ask(question)
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -179,14 +164,11 @@ def pushed_files(folder: str | os.PathLike) -> dict[str, Path]:
     As [`local_files`].
 
     Raises:
-        ValueError: besides, where a text holds a token of the Hub, which a history would keep for good.
+        ValueError: besides, where a file that may be text holds a token of the Hub, which a history would keep for good.
     """
     paths = local_files(folder)
     for name, path in paths.items():
-        is_text = path.suffix in _TEXTS or path.name.startswith(".env")
-        if not is_text or path.stat().st_size > _TEXT_BYTES:
-            continue
-        if _TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+        if path.stat().st_size <= _TEXT_BYTES and _TOKEN.search(path.read_bytes()):
             raise ValueError(
                 f"{name} holds what looks like a token of the Hub, so nothing was pushed: remove it there"
             )
@@ -210,24 +192,28 @@ class Commit:
         repository = self.repository
         known = repository.pull_requests() if self.create_pr else set()
         additions: list[CommitOperationAdd] = []
+        base = None
         for attempt in range(repository.attempts):
             head = repository.head(self.revision)
             remote = repository.files(head)
             if self.is_held(remote):
                 return self._result(head, changed=attempt > 0)
-            for number in sorted(repository.pull_requests() - known) if attempt and self.create_pr else ():
-                if self.is_held(repository.files(f"refs/pr/{number}")):
-                    return self._result(repository.head(f"refs/pr/{number}"), changed=True, number=number)
+            if attempt and self.create_pr and (number := self._proposed(known)):
+                return self._result(repository.head(f"refs/pr/{number}"), changed=True, number=number)
             self.refuse_foreign(head, remote)
-            additions = additions or self._additions()
+            if head != base:  # the client remembers in them what a head held
+                additions, base = self._additions(), head
             try:
                 info = self._send(additions, head, remote)
                 return self._result(info.oid, changed=True, number=int(info.pr_num) if info.pr_num else None)
-            except Exception as error:  # noqa: BLE001  as above
+            except Exception as error:  # noqa: BLE001  the client raises errors of many kinds
                 repository.wait_or_raise(error, attempt)
-                if status_of(error) in CONFLICT:
-                    additions = []  # they remember what the head was
         raise AssertionError("the last attempt returns or raises")
+
+    def _proposed(self, known: set[int]) -> int | None:
+        """The pull request of an attempt whose answer was lost; `known` were there before."""
+        numbers = sorted(self.repository.pull_requests() - known)
+        return next((number for number in numbers if self.is_held(self.repository.files(f"refs/pr/{number}"))), None)
 
     def is_held(self, remote: "Mapping[str, RepoFile]") -> bool:
         """Whether a revision with these files holds all of it."""
@@ -247,18 +233,31 @@ class Commit:
 
     def refuse_foreign(self, head: str, remote: "Mapping[str, RepoFile]") -> None:
         """Raises `ForeignFilesError` where files would be lost that were not published from here."""
-        made = {_HUB_FILE, CARD} if self.repository.repo_type == "space" else {_HUB_FILE}
-        if self.overwrite or self.create_pr or remote.keys() <= made:
+        if self.overwrite or self.create_pr:
             return
         lost = [name for name in (*self.changed(remote), *self.stale(remote)) if name != _HUB_FILE]
-        if not lost or (CARD in remote and self.repository.is_ours(head)):
+        if not lost or (CARD in remote and self._may_replace(self.repository.card(head), remote)):
             return
         names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         raise ForeignFilesError(
-            f"{self.repository.repo_id} holds files that were not published by spooftrace (its card lacks the tag {TAG}), "
-            f"of which {len(lost)} would be replaced or deleted ({names}): publish under another name, or pass --overwrite "
-            "(`overwrite=True` in Python)"
+            f"{self.repository.repo_id} holds files that were not published by spooftrace (no card there has the tag "
+            f"{TAG}), of which {len(lost)} would be replaced or deleted ({names}): publish under another name, or pass "
+            "--overwrite (`overwrite=True` in Python)"
         )
+
+    def _may_replace(self, card: str, remote: "Mapping[str, RepoFile]") -> bool:
+        """Whether the files beside a card were published from here, by its tags, or came with a new repository."""
+        try:
+            header, text = split_card(card)
+        except ValueError:  # somebody else's, then
+            return False
+        tags = header.get("tags")
+        if TAG in (tags if isinstance(tags, list) else [tags]):
+            return True
+        if not remote.keys() <= {_HUB_FILE, CARD}:
+            return False
+        own = split_card(self.paths[CARD].read_text(encoding="utf-8"))[0] if CARD in self.paths else {}
+        return self.repository.repo_type == "space" or (not text.strip() and header.items() <= own.items())
 
     def _additions(self) -> "list[CommitOperationAdd]":
         from huggingface_hub import CommitOperationAdd

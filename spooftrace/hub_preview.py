@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spooftrace.hub import Commit, ForeignFilesError, check_repo_id, pushed_files
-from spooftrace.hub_repository import HubError, Repository
+from spooftrace.hub_repository import HubError, Repository, status_of
 
 
 @dataclass
@@ -29,8 +29,10 @@ class Preview:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the push would fail for sure: there is a problem, and it is not that a question has failed."""
-        return isinstance(self.problem, (HubError, ForeignFilesError)) and self.problem.__cause__ is None
+        """Whether the push would fail for sure: the token is not known, or the problem is not that a question has failed."""
+        if not isinstance(self.problem, (HubError, ForeignFilesError)):
+            return False
+        return self.problem.__cause__ is None or status_of(self.problem) == 401
 
 
 def preview_push(
@@ -61,7 +63,7 @@ def preview_push(
         _ask_rights(repository, found, create_pr)
         if found.exists and private:
             repository.require_private()
-        if found.exists and (revision is None or create_pr or repository.has_branch(revision)):
+        if found.exists and (revision is None or create_pr or not repository.is_untouched(revision)):
             commit = Commit(repository, paths, "", revision, create_pr, tuple(replace), overwrite)
             _compare(commit, found)
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spooftrace.model_facts import CARD, split_card
+from spooftrace.model_facts import CARD
 
 
 if TYPE_CHECKING:
@@ -31,6 +31,23 @@ logger = logging.getLogger(__name__)
 
 class HubError(OSError):
     """The Hub refused or cannot be reached; one line that says why and what to do."""
+
+
+def require_token(token: str | None) -> str:
+    """
+    A token: the one that was given, or that of `HF_TOKEN` or `hf auth login`.
+
+    Raises:
+        HubError: where there is none, or offline mode is on.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise HubError("HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it")
+    if not (token := token or get_token()):
+        raise HubError("no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write")
+    return token
 
 
 def same_file(path: Path, remote: "RepoFile") -> bool:
@@ -71,15 +88,9 @@ class Repository:
 
     @classmethod
     def open(cls, repo_id: str, repo_type: str, token: str | None, attempts: int) -> "Repository":
-        from huggingface_hub import HfApi, get_token
-        from huggingface_hub.constants import HF_HUB_OFFLINE
+        from huggingface_hub import HfApi
 
-        if HF_HUB_OFFLINE:
-            raise HubError("HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it")
-        token = token or get_token()
-        if not token:
-            raise HubError("no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write")
-        return cls(HfApi(token=token), repo_id, repo_type, attempts)
+        return cls(HfApi(token=require_token(token)), repo_id, repo_type, attempts)
 
     def call(self, method: str, **arguments: Any) -> Any:
         return getattr(self.api, method)(repo_id=self.repo_id, repo_type=self.repo_type, **arguments)
@@ -119,9 +130,11 @@ class Repository:
                 " or push to another name"
             )
 
-    def has_branch(self, name: str) -> bool:
+    def is_untouched(self, branch: str) -> bool:
+        """Whether a branch has nothing of its own: it is not there, or equals `main`, as where a first push has failed."""
         refs = self.ask(lambda: self.call("list_repo_refs"))
-        return any(branch.name == name for branch in refs.branches)
+        heads = {found.name: found.target_commit for found in refs.branches}
+        return branch not in heads or (branch != "main" and heads[branch] == heads.get("main"))
 
     def head(self, revision: str | None) -> str:
         return self.ask(lambda: self.call("repo_info", revision=revision)).sha
@@ -132,13 +145,9 @@ class Repository:
         entries = self.ask(lambda: list(self.call("list_repo_tree", recursive=True, revision=revision)))
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
-    def is_ours(self, revision: str) -> bool:
-        """Whether the card at a revision that has one bears the tag of what is published from here."""
-        try:
-            tags = split_card(self.ask(lambda: self._card(revision)))[0].get("tags")
-        except ValueError:  # somebody else's, then
-            return False
-        return TAG in (tags if isinstance(tags, list) else [tags])
+    def card(self, revision: str) -> str:
+        """The text of `README.md` at a revision that has one."""
+        return self.ask(lambda: self._card(revision))
 
     def _card(self, revision: str) -> str:
         from huggingface_hub import hf_hub_url
@@ -159,17 +168,13 @@ class Repository:
 
     def require(self, commit: str, paths: dict[str, Path]) -> None:
         """Raises `HubError` unless a commit holds all files as they are here."""
-        different = [name for name, file in self.compare(commit, paths).items() if not file]
+        remote = self.files(commit)
+        different = [name for name, path in paths.items() if name not in remote or not same_file(path, remote[name])]
         if different:
             raise HubError(
                 f"{self.repo_id} at {commit[:7]} differs from what was pushed in {', '.join(different[:5])}"
                 f" ({len(different)} of {len(paths)} files): push again"
             )
-
-    def compare(self, revision: str, paths: dict[str, Path]) -> dict[str, bool]:
-        """For each local file, whether a revision holds it as it is here."""
-        remote = self.files(revision)
-        return {name: name in remote and same_file(path, remote[name]) for name, path in paths.items()}
 
     def explain(self, error: Exception) -> Exception:
         """An error of the client as one line with its remedy; errors in what was given stay what they are."""

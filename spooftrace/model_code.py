@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import spooftrace.modeling
+from spooftrace.model_facts import read_json
 
 
 EXTRACTOR = "preprocessor_config.json"
@@ -26,8 +27,8 @@ def add_code(folder: Path) -> list[str]:
     Raises:
         ValueError: for a model that neither this package nor transformers knows, without code.
     """
-    config = _read(folder / "config.json")
-    extractor = _read(folder / EXTRACTOR)
+    config = read_json(folder / "config.json")
+    extractor = read_json(folder / EXTRACTOR)
     try:
         known = AutoConfig.for_model(config["model_type"])
     except (KeyError, ValueError) as error:
@@ -69,10 +70,6 @@ def _copy(classes: Iterable[type], folder: Path) -> list[str]:
     for file in files:
         shutil.copyfile(file, folder / file.name)
     return sorted(file.name for file in files)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

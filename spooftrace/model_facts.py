@@ -118,16 +118,16 @@ def read_facts(folder: Path) -> ModelFacts:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no config.json: give the folder that `save_pretrained` or a command wrote")
-    found = {path.name: _json(path) for path in sorted(folder.glob(EVALUATIONS))}
+    found = {path.name: read_json(path) for path in sorted(folder.glob(EVALUATIONS))}
     reports = {name: report for name, report in found.items() if isinstance(report.get("overall"), Mapping)}
     card = folder / CARD
     return ModelFacts(
-        config=_json(folder / "config.json"),
+        config=read_json(folder / "config.json"),
         card=split_card(card.read_text(encoding="utf-8"))[0] if card.is_file() else {},
         evaluations=reports,
         unread=[name for name in found if name not in reports],
-        training=_json(folder / TRAINING_RESULT) if (folder / TRAINING_RESULT).is_file() else None,
-        recipe=_yaml(folder / RECIPE) if (folder / RECIPE).is_file() else None,
+        training=read_json(folder / TRAINING_RESULT) if (folder / TRAINING_RESULT).is_file() else None,
+        recipe=read_yaml(folder / RECIPE) if (folder / RECIPE).is_file() else None,
     )
 
 
@@ -176,7 +176,8 @@ def plain_name(text: str) -> str:
     return re.sub(r"^(?:[A-Za-z]:[\\/]|[/~])(?:[^,]*[\\/])?", "", text)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file with one JSON object; a `ValueError` names another one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -186,7 +187,8 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file with one mapping; a `ValueError` names another one."""
     import yaml
 
     try:

@@ -13,7 +13,17 @@ from typing import Any, Literal
 
 from spooftrace.hub import check_link, local_files
 from spooftrace.model_card import card_of, public_recipe
-from spooftrace.model_facts import CARD, EVALUATIONS, RECIPE, WEIGHTS, ModelFacts, plain_name, read_facts
+from spooftrace.model_facts import (
+    CARD,
+    EVALUATIONS,
+    RECIPE,
+    WEIGHTS,
+    ModelFacts,
+    plain_name,
+    read_facts,
+    read_json,
+    read_yaml,
+)
 
 
 CardChoice = Literal["keep", "new", "none"]
@@ -192,10 +202,8 @@ def _check_evaluations(folder: Path, facts: ModelFacts) -> None:
 
 def _check_results(folder: Path) -> None:
     """The Arena's records, whose hash is of the scores beside them."""
-    import yaml
-
     for path in sorted(folder.glob(f"{RESULTS}/*/*/result.yaml")):
-        record = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        record = read_yaml(path)
         scores = path.with_name("scores.txt")
         if not scores.is_file():
             raise PublishError(f"{path} stands without its scores.txt: write both with `spooftrace evaluate --arena`")
@@ -298,7 +306,7 @@ def _warnings(facts: ModelFacts, license: str | None, card: CardChoice) -> list[
 def _has_code(folder: Path) -> bool:
     """Whether the files that both configurations name lie beside them."""
     for name in ("config.json", "preprocessor_config.json"):
-        named = (json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map") or {}).values()
+        named = (read_json(folder / name).get("auto_map") or {}).values()
         if not named or not all((folder / f"{entry.partition('.')[0]}.py").is_file() for entry in named):
             return False
     return True

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from spooftrace.hub import ATTEMPTS, Push, check_repo_id, push_folder
 from spooftrace.hub_preview import preview_push
-from spooftrace.hub_repository import HubError
+from spooftrace.hub_repository import HubError, require_token
 from spooftrace.model_facts import WEIGHTS
 from spooftrace.model_staging import RESULTS, CardChoice, PublishError, Staged, stage_model
 from spooftrace.stranger import CheckError, Loaded, gated_message, require_same, stranger
@@ -91,14 +91,14 @@ def publish_model(
         ValueError: for a wrong name, or a card that the Hub does not accept.
     """
     check_repo_id(repo_id)
-    require_token(token)
+    token = require_token(token)
     where = {"private": private, "revision": revision, "create_pr": create_pr}
     with staging_folder(staging, repo_id, **where) as target:
         staged = stage_model(folder, repo_id, target, card=card, license=license, benchmarks=benchmarks)
         options = {"replace": STALE, "overwrite": overwrite, "token": token, **where}
         if check and (seen := preview_push(target, repo_id, **options)).is_certain:
             raise seen.problem  # before a large encoder is fetched
-        with stranger(owner_token(token)) as owner:
+        with stranger(token) as owner:
             weights = [path.name for path in sorted(target.glob(WEIGHTS))]
             here = _load_here(owner, staged, weights) if check else None
             message = message or f"{staged.facts.family} model, published with spooftrace"
@@ -106,23 +106,6 @@ def publish_model(
             if here is not None:
                 _load_there(owner, staged, push, weights, here)
         return Published(push, here.model_class if here else None, _scores(staged, push), staged.warnings)
-
-
-def require_token(token: str | None) -> None:
-    """Says at once what a push would say after the work: offline mode, or no token."""
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    if HF_HUB_OFFLINE:
-        raise HubError("HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it")
-    if not owner_token(token):
-        raise HubError("no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write")
-
-
-def owner_token(token: str | None) -> str | None:
-    """The one that was given, or that of `HF_TOKEN` or `hf auth login`."""
-    from huggingface_hub import get_token
-
-    return token or get_token()
 
 
 @contextmanager

@@ -253,6 +253,14 @@ def test_features_of_another_encoder_or_of_one_that_is_trained_are_not_taken(bas
         model.backbone.model.audio_tower.conv1.bias[0] += 1e-3
     other = trainer_of(base, model, tmp_path, rows, feature_cache=str(tmp_path / "cache"))
     assert other._encoder != trainers[0]._encoder
+    eager = detector(base, attn_implementation="eager")  # rounds in another way
+    other = trainer_of(base, eager, tmp_path, rows, feature_cache=str(tmp_path / "cache"))
+    assert other._encoder != trainers[0]._encoder
+    kinds = []
+    for dtype in (torch.float32, torch.bfloat16):  # of an evaluation wholly in half precision
+        other.model.to(dtype)
+        kinds.append(other._encoded([np.zeros(16_000, np.float32)])["audio_embeds"].dtype)
+    assert kinds == [torch.float32, torch.bfloat16]
     with pytest.raises(ValueError, match="keeps what a frozen encoder gives"):
         trainer_of(base, detector(base, train_encoder=True), tmp_path, rows, feature_cache=str(tmp_path / "cache"))
 

@@ -137,7 +137,14 @@ def test_options_of_a_corpus_are_text_or_json(table, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("juggle",), ("build", "own", "x"), ("verify", "own", "x", "--option", "y"), ("extract-audio", "own", "x")],
+    [
+        (),
+        ("juggle",),
+        ("build", "own", "x"),
+        ("verify", "own", "x", "--option", "y"),
+        ("extract-audio", "own", "x"),
+        ("push", "own", "x", "alice/x", "--attempts", "0"),
+    ],
     ids=" ".join,
 )
 def test_a_wrong_call_is_2(arguments, capsys):
@@ -213,3 +220,13 @@ def test_a_dry_run_builds_and_asks_the_hub_nothing(hub, table):
     done = push(hub, table, "--dry-run")
     assert done.returncode == 0 and "default/train-00000-of-00001.parquet" in done.stdout
     assert hub.requests == [] and (table.parent.parent / "out" / "README.md").exists()
+
+
+def test_a_push_without_a_way_to_the_hub_builds_nothing_and_a_dry_run_needs_none(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    call = ("push", "own", table, REPO, "--license", "cc0-1.0", "--out", tmp_path / "out", "--json")
+    code, out, err = run(capsys, *call)
+    assert code == 1 and out == "" and "HF_HUB_OFFLINE is set" in err and not (tmp_path / "out").exists()
+    code, out, _ = run(capsys, *call, "--dry-run")
+    plan = json.loads(out)
+    assert code == 0 and plan["push"] is None and "default/train-00000-of-00001.parquet" in plan["files"]

@@ -124,6 +124,8 @@ def test_options_of_models_are_refused_elsewhere(capsys):
 
 def test_a_build_of_a_corpus_is_published_and_a_folder_is_not(server, tmp_path, capsys):
     pytest.importorskip("datasets")
+    from spooftrace.data_scripts.publish import MANIFEST
+
     corpus, build = write_own_corpus(tmp_path / "corpus"), tmp_path / "build"
     source = [str(corpus / "manifest.csv"), "--out", str(build)]
     assert main(["corpus", "build", "own", *source, "--license", "cc-by-4.0", "--title", "Mine"]) == 0
@@ -132,5 +134,8 @@ def test_a_build_of_a_corpus_is_published_and_a_folder_is_not(server, tmp_path, 
     assert "read back from the Hub" in done.stdout and len(server.titles("alice/data", kind="dataset")) == 2
     assert any(name.endswith(".parquet") for name in server.files("alice/data", kind="dataset"))
     capsys.readouterr()
-    assert main(["publish", "--type", "dataset", str(corpus), "alice/data"]) == 1
-    assert "spooftrace corpus push" in capsys.readouterr().err
+    for text in (None, "{}", "[]"):
+        if text is not None:
+            (corpus / MANIFEST).write_text(text)
+        assert main(["publish", "--type", "dataset", str(corpus), "alice/data"]) == 1
+        assert "spooftrace corpus push" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import warm_python
 from small_hub import READ, SmallHub, small_hub
 
-from spooftrace.hub import check_repo_id, local_files, push_folder
+from spooftrace.hub import Commit, check_repo_id, local_files, push_folder
 from spooftrace.hub_repository import Repository, _pause, status_of
 
 
@@ -83,6 +83,13 @@ def pushed(tmp_path_factory, folder) -> tuple[SmallHub, dict[str, dict]]:
         "ours": {"repo_id": "alice/ours"},
         "beside": {"repo_id": "alice/beside"},
         "new space": {"repo_id": "alice/fresh", "repo_type": "space", "folder": str(app)},
+        "same licence": {"repo_id": "alice/licensed"},
+        "other licence": {"repo_id": "alice/other"},
+        "lost proposal": {"repo_id": "alice/proposed", "create_pr": True},
+        "branch given up": {"repo_id": "alice/half", "revision": "next", "attempts": 1},
+        "preview of its branch": {"repo_id": "alice/half", "revision": "next", "preview": True},
+        "branch again": {"repo_id": "alice/half", "revision": "next"},
+        "main of it": {"repo_id": "alice/half", "revision": "main"},
         "private": {"repo_id": "alice/hidden", "private": True},
         "public": {"repo_id": "alice/old", "private": True},
         "space": {"repo_id": "alice/app", "repo_type": "space", "folder": str(app)},
@@ -97,6 +104,11 @@ def pushed(tmp_path_factory, folder) -> tuple[SmallHub, dict[str, dict]]:
         hub.seed("alice/ours", {"README.md": b"---\ntags: [spooftrace]\n---\n", "config.json": b"old"})
         hub.seed("alice/beside", {"notes.txt": b"mine"})
         hub.seed("alice/fresh", {"README.md": b"---\ntitle: App\nsdk: gradio\n---\n"}, kind="space")
+        hub.seed("alice/licensed", {"README.md": b"---\nlicense: apache-2.0\n---\n"})
+        hub.seed("alice/other", {"README.md": b"---\nlicense: mit\n---\n"})
+        hub.seed("alice/half", {"config.json": b"old"})
+        hub.fail("POST /api/models/alice/half/commit", 500, **AT_ONCE)
+        hub.cut("POST /api/models/alice/proposed/commit")
         hub.fail("POST /api/models/alice/busy/commit", 503, times=2, **AT_ONCE)
         hub.cut("POST /api/models/alice/lost/commit")
         hub.fail("POST /api/models/alice/conflict/commit", 412, **AT_ONCE)
@@ -160,6 +172,44 @@ def test_a_card_with_our_tag_a_new_space_and_files_beside_ours_are_no_obstacle(p
         assert results[name].get("changed"), results[name]
 
 
+def test_a_card_that_came_with_the_repository_is_replaced_where_nothing_that_it_says_is_lost(pushed):
+    _, results = pushed
+    assert results["same licence"].get("changed"), results["same licence"]
+    assert "1 would be replaced or deleted (README.md)" in results["other licence"]["error"]
+
+
+def test_a_branch_whose_first_push_failed_takes_the_next_one(pushed):
+    hub, results = pushed
+    assert results["branch given up"]["kind"] == "HubError"
+    assert results["preview of its branch"]["problem"] == "None" and results["branch again"].get("changed"), results
+    assert results["main of it"]["kind"] == "ForeignFilesError" and hub.files("alice/half")["config.json"] == b"old"
+
+
+def test_a_proposal_whose_answer_is_lost_is_not_made_twice(pushed):
+    hub, results = pushed
+    assert (results["lost proposal"]["pull_request"], results["lost proposal"]["changed"]) == (1, True)
+    assert commits(hub, "alice/proposed") == ["a push", "init"]
+
+
+def test_what_the_client_remembers_of_one_head_is_not_sent_to_another(tmp_path):
+    sent, heads = [], iter(["a", "a", "b"])
+
+    def call(method, operations, **options):
+        sent.append(operations)
+        if len(sent) < 3:
+            raise ConnectionError("lost")
+        return SimpleNamespace(oid="c", pr_num=None)
+
+    api = SimpleNamespace(endpoint="")
+    known = {"attempts": 3, "repo_type": "model", "repo_id": "alice/x", "api": api, "call": call}
+    known |= {"head": lambda _: next(heads), "files": lambda _: {}, "wait_or_raise": lambda *_: None}
+    (tmp_path / "a.txt").write_text("a")
+    paths = {"a.txt": tmp_path / "a.txt"}
+    Commit(SimpleNamespace(**known), paths, "a push", None, False, (), False).push()
+    first, again, moved = sent
+    assert first[0] is again[0] and moved[0] is not first[0]
+
+
 def test_only_what_is_replaced_goes(pushed):
     hub, _ = pushed
     names = set(hub.files("alice/old"))
@@ -213,7 +263,7 @@ def test_without_a_way_to_the_hub_the_reason_is_named(hub, folder, variables, wo
         ),
         ("a branch", {"exists": True, "deleted": [], "problem": "None", "certain": False}),
         ("a read token", {"user": "alice", "problem": "may only read", "certain": True}),
-        ("a wrong token", {"user": None, "exists": None, "problem": "does not know this token", "certain": False}),
+        ("a wrong token", {"user": None, "exists": None, "problem": "does not know this token", "certain": True}),
         ("another's", {"exists": False, "problem": "alice may not write to bob/new", "certain": True}),
         ("a busy Hub", {"problem": "busy (503", "certain": False}),
     ],
@@ -232,7 +282,7 @@ def test_a_bad_name_is_refused(name):
         check_repo_id(name)
 
 
-@pytest.mark.parametrize("name", ["README.md", ".env", "deep/notes.txt"])
+@pytest.mark.parametrize("name", ["README.md", ".env", "deep/notes.txt", "token", "run.sh"])
 def test_a_folder_with_a_token_of_the_hub_is_not_pushed(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(f"HF_TOKEN=hf_{'aB3' * 12}\n")

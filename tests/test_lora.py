@@ -71,6 +71,15 @@ def test_fresh_adapters_change_nothing(encoder_folder):
     assert all(not p.any() for name, p in model.named_parameters() if "lora_B" in name)
 
 
+def test_an_encoder_in_a_folder_is_found_from_elsewhere(encoder_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapted("encoder").save_pretrained("detector")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = AasistForAudioClassification.from_pretrained(tmp_path / "detector")
+    assert loaded.config.lora["base_model_name_or_path"] == str(encoder_folder)
+
+
 @pytest.mark.parametrize(("settings", "scaling"), [({"r": 8}, 2.0), ({"r": 8, "lora_alpha": 2}, 0.25)])
 def test_the_scaling_factor_is_alpha_over_rank(settings, scaling):
     model = AasistForAudioClassification(tiny_config("wav2vec2", lora=settings))

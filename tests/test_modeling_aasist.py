@@ -264,6 +264,8 @@ def test_pretrained_front_end_is_loaded_whole(tmp_path):
     encoder.save_pretrained(tmp_path)
     model = AasistForAudioClassification.from_wav2vec2_pretrained(tmp_path, classifier_dropout=0.1)
     assert model.config.wav2vec2_config.layerdrop == 0.0 and model.config.classifier_dropout == 0.1
+    with pytest.raises(TypeError, match="there is no option classifier_dropuot"):
+        AasistForAudioClassification.from_wav2vec2_pretrained(tmp_path, classifier_dropuot=0.1)
     loaded = model.aasist.frontend.wav2vec2.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in encoder.state_dict().items())
 

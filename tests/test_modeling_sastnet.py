@@ -457,9 +457,11 @@ def test_a_model_is_put_together_from_pretrained_parts(tmp_path):
     whisper.save_pretrained(tmp_path / "whisper")
     saved = {"model": audiomae_state(), "epoch": 32, "args": argparse.Namespace(mask_ratio=0.8)}
     torch.save(saved, tmp_path / "mae.pth")  # as AudioMAE's training script does
+    sizes = {**TINY_MAE, **TINY_REST, "attn_implementation": "eager"}
     model = SASTNetForAudioClassification.from_parts(
-        tmp_path / "tuned", tmp_path / "whisper", tmp_path / "mae.pth", **TINY_MAE, **TINY_REST
+        tmp_path / "tuned", tmp_path / "whisper", tmp_path / "mae.pth", **sizes
     )
+    assert model.sastnet.semantics.encoder.config._attn_implementation == "eager"
     for ours, theirs in (
         (model.sastnet.wav2vec2, detector.wav2vec2),
         (model.sastnet.semantics.encoder, whisper.encoder),
@@ -600,6 +602,8 @@ def test_loading_does_not_make_another_model_of_a_checkpoint(tmp_path):
         with pytest.raises(ValueError, match=message):
             load(tmp_path, **fields)
     assert load(tmp_path, whisper_context=60).sastnet.semantics.context == 60
+    names = SASTNetConfig.from_pretrained(tmp_path).id2label
+    assert load(tmp_path, id2label=dict(reversed(names.items()))).config.id2label == names
 
 
 def test_wrong_inputs_are_refused_at_the_first_call():

@@ -353,6 +353,8 @@ def _other_evaluation(folder):
         (lambda folder: write_json(folder / "adapter_config.json", {}), "bare adapter"),
         (lambda folder: (folder / ".eval_results/org/bench/scores.txt").write_text("a 1\n"), "of other scores"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "not valid YAML"),
+        (lambda folder: (folder / ".eval_results/org/bench/result.yaml").write_text("["), "result.yaml is not valid"),
+        (lambda folder: write_json(folder / "preprocessor_config.json", []), "preprocessor_config.json holds no JSON"),
         (_local_encoder, "which nobody else has"),
         (_other_evaluation, "evaluation of other weights"),
     ],

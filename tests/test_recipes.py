@@ -1,6 +1,6 @@
 """Recipes: the shipped ones are what they claim to be, and no mistake in one goes unnoticed."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal, get_type_hints
 
 import pytest
@@ -177,6 +177,13 @@ def test_published_figures_stay_with_the_system_that_they_are_of():
         ("trainer", "erm"),
     ):
         assert load_recipe("mldg-table3-mldg-r4", [change]).paper == {}
+
+
+def test_a_file_with_published_figures_may_need_an_override_to_be_whole(tmp_path):
+    path, recipe = tmp_path / "mine.yaml", load_recipe("mldg-table3-mldg-r4")
+    path.write_text(replace(recipe, model={"base_model": str(tmp_path / "nowhere")}).to_yaml(), encoding="utf-8")
+    found = load_recipe(path, [("model.base_model", recipe.model["base_model"])])
+    assert found.model == {"base_model": recipe.model["base_model"]} and found.paper == {}
 
 
 def test_an_encoder_that_cannot_be_had_is_named_with_the_remedy(tmp_path):

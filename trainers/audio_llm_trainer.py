@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
 
+import spooftrace
 from spooftrace.modeling import AudioLLMFeatureExtractor
 from spooftrace.trainers.allm4add_data import check_questions
 from spooftrace.trainers.audio_llm_clips import AudioLLMCollator, WholeClipDataset
@@ -135,15 +137,19 @@ class AudioLLMTrainer(DetectionTrainer):
         encoder = nn.ModuleList(model.backbone.get_submodule(path) for path in model.parts.encoder_modules)
         return encoder_digest(
             encoder,
+            attention=encoder[0].config._attn_implementation,
             backbone=model.config.backbone_config.to_diff_dict(),
             feature_extractor=json.loads(self.feature_extractor.to_json_string()),
             precision=str(self.accelerator.mixed_precision),
             device=self.args.device.type,
+            versions=[spooftrace.__version__, transformers.__version__, torch.__version__],
         )
 
     def _encoded(self, waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
         """`audio_embeds`, `[total, hidden_size]`, and `audio_lengths`, `[batch]`, of clips, from the cache where they are."""
-        keys = [content_key(self._encoder, torch.from_numpy(waveform)) for waveform in waveforms]
+        # The type is another one after an evaluation wholly in half precision.
+        digest = f"{self._encoder} {self.accelerator.unwrap_model(self.model).dtype}"
+        keys = [content_key(digest, torch.from_numpy(waveform)) for waveform in waveforms]
         found = {key: entry["audio_embeds"] for key in keys if (entry := self.feature_cache.get(key)) is not None}
         missing = {key: place for place, key in enumerate(keys) if key not in found}
         if missing:

@@ -14,8 +14,8 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
-from spooftrace.hub import Push, ask_hub, push_folder
-from spooftrace.hub_repository import HubError, is_transient
+from spooftrace.hub import Push, push_folder
+from spooftrace.hub_repository import HubError, Repository, is_transient
 from spooftrace.model_staging import stage_model
 from spooftrace.publish import STALE
 
@@ -72,7 +72,8 @@ class HubTrainer(Trainer):
 
     def _make_repository(self, token: str | None = None, private: bool | None = None, attempts: int = 1) -> None:
         make = partial(super().init_hf_repo, token=token, private=private)
-        ask_hub(make, self._repository_name(), token=token or self.args.hub_token, attempts=attempts)
+        api = HfApi(token=token or self.args.hub_token)
+        Repository(api, self._repository_name(), "model", attempts).ask(make)
 
     def _repository_name(self) -> str:
         return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name

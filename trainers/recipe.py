@@ -173,10 +173,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[tuple[str, str]] =
     for key, text in overrides:
         _override(content, key, text, known)
     recipe = _checked(path.stem, content, known)
-    if overrides and recipe.paper:
-        published = _checked(path.stem, original, _fields_of(original.get("trainer")))
-        recipe = replace(recipe, paper={}) if recipe.differences(published) else recipe
+    if overrides and recipe.paper and _is_another(recipe, original):
+        return replace(recipe, paper={})
     return recipe
+
+
+def _is_another(recipe: Recipe, original: Mapping[str, Any]) -> bool:
+    """Whether overrides made another system of what a file holds; a file may need them to be whole."""
+    try:
+        published = _read(recipe.name, original, _fields_of(original.get("trainer")))
+    except RecipeError:
+        return True
+    return bool(recipe.differences(published))
 
 
 def _find(name: str) -> Path:
@@ -234,16 +242,21 @@ def _checked(name: str, content: Mapping[str, Any], own: Mapping[str, Any]) -> R
                 f"{key} is no setting of trainer {content['trainer']!r}: leave it out, or change trainer"
             )
     check_keys(content, ["trainer", *SECTIONS, *own])
+    recipe = _read(name, content, own)
+    if "corpus" not in recipe.data:
+        raise RecipeError("data.corpus is missing: the name of a corpus, or own for data of yours")
+    _check_model(recipe)
+    return recipe
+
+
+def _read(name: str, content: Mapping[str, Any], own: Mapping[str, Any]) -> Recipe:
+    """A recipe whose values are of the right types; whether they fit together is not asked."""
     sections = {section: _section(section, content.get(section)) for section in SECTIONS}
     arguments = {key: convert(key, value, own[key]) for key, value in content.items() if key in own}
     data = {**DATA_DEFAULTS, **sections.pop("data")}
     adapters = sections.pop("lora")
     lora = None if content.get("lora") is None else adapters
-    recipe = Recipe(name, content["trainer"], lora=lora, data=data, arguments=arguments, **sections)
-    if "corpus" not in data:
-        raise RecipeError("data.corpus is missing: the name of a corpus, or own for data of yours")
-    _check_model(recipe)
-    return recipe
+    return Recipe(name, content["trainer"], lora=lora, data=data, arguments=arguments, **sections)
 
 
 def _check_model(recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spooftrace.cli._arguments import positive_int
 from spooftrace.cli._corpus_text import (
     SHOWN,
     facts_of,
@@ -78,7 +79,9 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
     extract.add_argument("data_dir", metavar="DATA_DIR", help="its folder")
     extract.add_argument("--out", metavar="DIR", help="default: where the corpus is read from")
     extract.add_argument("--ffmpeg", metavar="PATH", help="default: the ffmpeg on the PATH")
-    extract.add_argument("--workers", type=int, metavar="N", help="videos at a time; default: one per processor")
+    extract.add_argument(
+        "--workers", type=positive_int, metavar="N", help="videos at a time; default: one per processor"
+    )
 
 
 def _add_action(
@@ -156,7 +159,9 @@ def _add_push(actions: "argparse._SubParsersAction") -> None:
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--revision", metavar="R", help="branch to push to (main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
-    parser.add_argument("--attempts", type=int, default=5, metavar="N", help="tries while the Hub is busy (5)")
+    parser.add_argument(
+        "--attempts", type=positive_int, default=5, metavar="N", help="tries while the Hub is busy (5)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files there that spooftrace did not publish")
     parser.add_argument("--dry-run", action="store_true", help="build, show what would be pushed, ask the Hub nothing")
 
@@ -218,10 +223,13 @@ def run_push(args: argparse.Namespace) -> int:
     """Builds, pushes and reads back; the build stays whatever happens to the push."""
     from spooftrace.data_scripts.terms import check_redistribution
     from spooftrace.hub import check_repo_id
+    from spooftrace.hub_repository import require_token
 
     corpus = _corpus(args)
     check_redistribution(corpus, args.metadata_only)
     check_repo_id(args.repo_id)
+    if not args.dry_run:
+        require_token(None)  # a build takes long
     build = _build(args, corpus, args.out or f"{corpus.name}-dataset", reuse=True)
     if args.dry_run:
         _print_plan(args, build)
@@ -326,6 +334,9 @@ def _summary(build: "Build") -> str:
 def _print_plan(args: argparse.Namespace, build: "Build") -> None:
     from spooftrace.hub import local_files
 
+    if args.json:
+        print(json.dumps({**_build_json(build), "push": None}, indent=1))
+        return
     print(f"would push to the dataset {args.repo_id}, as one commit:")
     print_table([(f"  {name}", f"{path.stat().st_size:,} bytes") for name, path in local_files(build.folder).items()])
     print(_summary(build))

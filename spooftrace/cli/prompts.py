@@ -198,7 +198,10 @@ def _text(report: "PromptReport", model: dict[str, Any], args: argparse.Namespac
         yield f"{number:>3}  {question.prompt!r} {' / '.join(map(printable, question.label_words))}{system}{own}"
     yield ""
     if report.best is not None:
-        yield f"Lowest CLLR after calibration: {report.best + 1}. Scale, bias and CLLR' were fitted to these clips."
+        yield (
+            f"Lowest CLLR after calibration by a positive scale: {report.best + 1}. Scale, bias and CLLR' were fitted to these "
+            "clips."
+        )
 
 
 def _table(report: "PromptReport") -> Iterator[str]:

@@ -60,7 +60,13 @@ def add_parser(subparsers: "argparse._SubParsersAction") -> None:
         default="keep",
         help="make a new card; by default a README.md that is there is kept, and its metadata completed",
     )
-    card.add_argument("--no-card", dest="card", action="store_const", const="none", help="push no README.md")
+    card.add_argument(
+        "--no-card",
+        dest="card",
+        action="store_const",
+        const="none",
+        help="push no README.md; the next push needs --overwrite",
+    )
     model.add_argument("--license", metavar="L", help="of the model, such as apache-2.0, for the card")
     model.add_argument(
         "--benchmark",
@@ -165,12 +171,12 @@ def _dataset(args: argparse.Namespace) -> int:
 
     check_repo_id(args.repo_id)
     manifest = Path(args.source) / MANIFEST
-    if not manifest.is_file():
+    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+    if not isinstance(known, dict) or "corpus" not in known:
         raise ValueError(
             f"{args.source} is no build of a corpus: make one with `spooftrace corpus build`, or build and push with "
             "`spooftrace corpus push`"
         )
-    known = json.loads(manifest.read_text(encoding="utf-8"))
     corpus = get_corpus(known["corpus"])
     if corpus.name == "own":  # what its owner stated when it was built
         stated = known["license"] if known["license"] != corpus.license else None
