@@ -90,9 +90,10 @@ def inside_views(found: Sequence[Inside], start: float, end: float) -> str:
     """
     parts = "".join(_views(inside) for inside in found)
     return (
-        f'<section class="st-card"><h2>Inside the tracer, {stretch(start, end)}</h2>{parts}<p class="st-quiet">Light is much, dark is '
-        "little, each picture on a scale of its own; time runs to the right. These are what the network computed on its way, "
-        "not a proof of anything.</p></section>"
+        f'<section class="st-card"><h2>Inside the tracer, {stretch(start, end)}</h2><p class="st-quiet">Light is much, dark is '
+        "little, each picture on a scale of its own. Time runs to the right; upwards lie the features of the sound or, where "
+        f"meaning takes part, its time. These are what the network computed on its way, not a proof of anything.</p>{parts}"
+        "</section>"
     )
 
 

@@ -19,7 +19,7 @@ def gauge(probability: float, threshold: Threshold) -> str:
         f'<div class="st-gauge" role="img" aria-label="{words}" style="--st-limit:{limit:.1f}%"><div class="st-scale">'
         f'<span class="st-needle" style="left:{100 * probability:.1f}%"></span></div>'
         f'<div class="st-ends"><span>{percent(1 - probability)} fake</span><span>{percent(probability)} genuine</span>'
-        f'</div><p class="st-limit">flagged below {percent(threshold.probability)} genuine</p></div>'
+        f'</div><p class="st-limit">hatched: flagged, below {percent(threshold.probability)} genuine</p></div>'
     )
 
 
@@ -49,17 +49,21 @@ def _histogram(points: OperatingPoints, threshold: Threshold, score: float | Non
         _bars(part, tallest, kind, upwards)
         for part, kind, upwards in zip(counts, ("genuine", "fake"), (True, False), strict=True)
     )
-    marker = here = ""
-    if score is not None:
-        marker = f'<span class="st-here" style="left:{_place(score, low, width):.1f}%"></span>'
-        here = ' <span class="st-here-words"><span class="st-key st-key-here"></span> is this clip.</span>'
+    here = "" if score is None else f'<span class="st-here" style="left:{_place(score, low, width):.1f}%"></span>'
     return (
         '<div class="st-hills" role="img" aria-label="Scores of the measured clips, from fake on the left to genuine">'
         f'<svg viewBox="0 0 {BINS} 100" preserveAspectRatio="none" aria-hidden="true">{bars}</svg>'
-        f'<span class="st-flags" style="width:{limit:.1f}%"></span>{marker}</div>'
+        f'<span class="st-flags" style="width:{limit:.1f}%"></span>{here}</div>{_caption(score is not None)}'
+    )
+
+
+def _caption(with_clip: bool) -> str:
+    key = '<span class="st-key st-key-here" role="img" aria-label="The triangle"></span>'
+    here = f' <span class="st-here-words">{key} is this clip.</span>' if with_clip else ""
+    return (
         '<figcaption>Clips whose answer is known: <span class="st-key"></span> genuine ones above the line, '
-        '<span class="st-key st-key-fake"></span> fake ones below. Left of <span class="st-key st-key-limit"></span> they are '
-        f"flagged.{here}</figcaption>"
+        '<span class="st-key st-key-fake"></span> fake ones below. Left of '
+        f'<span class="st-key st-key-limit" role="img" aria-label="the upright line"></span> they are flagged.{here}</figcaption>'
     )
 
 

@@ -65,10 +65,11 @@ class OfferedDetector:
 
 @dataclass(frozen=True)
 class DemoModels:
-    """All that is loaded: at least one detector, and a tracer or `None`."""
+    """All that is loaded: at least one detector, and a tracer or `None`; and the tracer's cards, where they are at hand."""
 
     detectors: dict[str, OfferedDetector]
     tracer: Tracer | None
+    tracer_cards: Sequence[Path] = ()
 
     @classmethod
     def load(cls, settings: DemoSettings) -> "DemoModels":
@@ -83,7 +84,8 @@ class DemoModels:
         names = [entry.name for entry in offered]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"A demo needs detectors of different names, got {', '.join(names) or 'none'}.")
-        return cls(dict(zip(names, offered, strict=True)), _load_tracer(settings))
+        cards = [card for model in settings.tracer if (card := _card(model, "tracer"))]
+        return cls(dict(zip(names, offered, strict=True)), _load_tracer(settings), cards)
 
 
 def _load_detector(model: str, settings: DemoSettings) -> OfferedDetector:
@@ -92,7 +94,7 @@ def _load_detector(model: str, settings: DemoSettings) -> OfferedDetector:
     name = detector.model_info["name"] = public_name(detector.model_info["name"])
     folder = Path(model) if source is not None and os.path.isdir(model) else None
     points = OperatingPoints.find(detector.model_info["revision"], folder)
-    return OfferedDetector(name, detector, points, _card(model))
+    return OfferedDetector(name, detector, points, _card(model, "default"))
 
 
 def _load_tracer(settings: DemoSettings) -> Tracer | None:
@@ -105,8 +107,8 @@ def _load_tracer(settings: DemoSettings) -> Tracer | None:
     return tracer
 
 
-def _card(model: str) -> Path | None:
-    card = (default_folder("default") if model == SHIPPED else Path(model)) / "README.md"
+def _card(model: str, shipped: str) -> Path | None:
+    card = (default_folder(shipped) if model == SHIPPED else Path(model)) / "README.md"
     return card if card.is_file() else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from spooftrace.spaces.demo_clip import Progress
 from spooftrace.spaces.demo_inside import can_look_inside
@@ -64,7 +65,7 @@ def build_page(visits: Visits, example: Path) -> gr.Blocks:
 def _about(visits: Visits) -> gr.HTML:
     detectors = {name: offered.detector for name, offered in visits.models.detectors.items()}
     cards = {name: offered.card for name, offered in visits.models.detectors.items() if offered.card}
-    return gr.HTML(about(detectors, cards, visits.models.tracer))
+    return gr.HTML(about(detectors, cards, visits.models.tracer, visits.models.tracer_cards))
 
 
 def _percent_slider() -> gr.Slider:
@@ -172,11 +173,11 @@ def _check_events(
     listen: gr.Column,
     number: gr.Slider,
 ) -> None:
-    def check(path: str | None, model: str, share: float, progress=gr.Progress()):  # noqa: B008  gradio's way
+    def check(path: str | None, model: str, progress=gr.Progress()):  # noqa: B008  gradio's way
         checked = None if path is None else visits.check(path, model, _reporting(progress), traced=True)
         windows = [] if checked is None else checked.windows
         slider = gr.Slider(maximum=max(len(windows), 2), value=1, visible=len(windows) > 1)
-        return checked, *judge(path, model, checked, share), gr.Column(visible=len(windows) > 0), slider
+        return checked, gr.Column(visible=len(windows) > 0), slider
 
     def judge(path: str | None, model: str, checked: Checked | None, share: float):
         checked = visits.current(checked, path, model)
@@ -184,17 +185,22 @@ def _check_events(
         button = gr.DownloadButton(value=report, visible=report is not None)
         return *visits.show(checked, share), visits.promise(checked, model, share), button
 
+    chosen, changes = [place.clip, place.model], [place.clip.change, place.model.change]
+    answered = gr.on(changes, check, chosen, [place.checked, listen, number], show_progress_on=place.card, **HEAVY)
     judged = [*place.shown, source, promise, download]
-    gr.on(
-        [place.clip.change, place.model.change],
-        check,
-        [place.clip, place.model, percent],
-        [place.checked, *judged, listen, number],
-        show_progress_on=place.card,
-        **HEAVY,
-    )
-    inputs = [place.clip, place.model, place.checked, percent]
-    percent.change(judge, inputs, judged, trigger_mode="always_last", **LIGHT)
+    _judge_events(answered, percent, judge, [*chosen, place.checked, percent], judged)
+
+
+def _judge_events(
+    answered: Dependency,
+    percent: gr.Slider,
+    judge: Callable,
+    inputs: Sequence[Component],
+    outputs: Sequence[Component],
+) -> None:
+    """Judges an answer by what is chosen when it arrives, for visitors go on choosing; and anew by each other share."""
+    answered.success(judge, inputs, outputs, **LIGHT)
+    percent.change(judge, inputs, outputs, trigger_mode="always_last", **LIGHT)
 
 
 def _play_events(visits: Visits, place: Place, player: gr.Audio) -> None:
@@ -218,9 +224,8 @@ def _compare_tab(visits: Visits) -> None:
     cards, timelines = _side_by_side(_card), _side_by_side(_timeline)
     parts = zip(asked, cards, timelines, strict=True)
     places = [Place(*given, gr.State(time_to_live=STATE_SECONDS), card, timeline) for given, card, timeline in parts]
-    with gr.Column(visible=False) as listen:
-        player = _player()
-    _compare_events(visits, places, percent, button, listen)
+    player = _player()
+    _compare_events(visits, places, percent, button)
     given = [part for place in places for part in (place.clip, place.model)]
     for place in places:
         _clear_events(given, [*place.shown, player], [])
@@ -244,26 +249,25 @@ def _side_by_side(make: Callable[[], gr.HTML]) -> list[gr.HTML]:
     return made
 
 
-def _compare_events(
-    visits: Visits, places: Sequence[Place], percent: gr.Slider, button: gr.Button, listen: gr.Column
-) -> None:
-    def compare(path_a, model_a, path_b, model_b, share, progress=gr.Progress()):  # noqa: B008  gradio's way
-        results = []
-        for path, model in ((path_a, model_a), (path_b or path_a, model_b)):
-            checked = None if path is None else visits.check(path, model, _reporting(progress), traced=False)
-            results += [checked, *visits.show(checked, share)[:2]]
-        return *results, gr.Column(visible=path_a is not None)
+def _compare_events(visits: Visits, places: Sequence[Place], percent: gr.Slider, button: gr.Button) -> None:
+    def pairs(path_a, model_a, path_b, model_b):
+        return (path_a, model_a), (path_b or path_a, model_b)
 
-    def judge(path_a, model_a, path_b, model_b, share, checked_a, checked_b):
-        pairs = ((checked_a, path_a, model_a), (checked_b, path_b or path_a, model_b))
-        return [view for pair in pairs for view in visits.show(visits.current(*pair), share)[:2]]
+    def compare(path_a, model_a, path_b, model_b, progress=gr.Progress()):  # noqa: B008  gradio's way
+        return [
+            None if path is None else visits.check(path, model, _reporting(progress), traced=False)
+            for path, model in pairs(path_a, model_a, path_b, model_b)
+        ]
 
-    first, second = places
-    inputs = [first.clip, first.model, second.clip, second.model, percent]
-    outputs = [part for place in places for part in (place.checked, *place.shown)]
-    button.click(compare, inputs, [*outputs, listen], show_progress_on=[place.card for place in places], **HEAVY)
-    shown = [*first.shown, *second.shown]
-    percent.change(judge, [*inputs, first.checked, second.checked], shown, trigger_mode="always_last", **LIGHT)
+    def judge(path_a, model_a, path_b, model_b, share, *checked):
+        asked = zip(checked, pairs(path_a, model_a, path_b, model_b), strict=True)
+        return [view for one, pair in asked for view in visits.show(visits.current(one, *pair), share)[:2]]
+
+    chosen = [part for place in places for part in (place.clip, place.model)]
+    checked = [place.checked for place in places]
+    answered = button.click(compare, chosen, checked, show_progress_on=[place.card for place in places], **HEAVY)
+    shown = [part for place in places for part in place.shown]
+    _judge_events(answered, percent, judge, [*chosen, percent, *checked], shown)
 
 
 def _endpoints(visits: Visits) -> None:

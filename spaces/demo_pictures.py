@@ -165,6 +165,7 @@ def _legend(windows: Sequence[Window]) -> str:
     return (
         f"Press a bar to hear that part; arrow keys move. {'A bar stands for several parts, by the most fake. ' * merged}"
         "The taller, the more fake: "
-        '<span class="st-key st-key-flagged"></span> beyond the threshold <span class="st-key st-key-line"></span>, '
-        '<span class="st-key"></span> within.'
+        '<span class="st-key st-key-flagged" role="img" aria-label="hatched"></span> beyond the threshold '
+        '<span class="st-key st-key-line" role="img" aria-label="dashed line"></span>, '
+        '<span class="st-key" role="img" aria-label="plain"></span> within.'
     )

@@ -4,6 +4,9 @@
 folder, and is made from what `spooftrace score` wrote:
 
     python -m spooftrace.spaces.demo_thresholds SCORES LABELS.csv --split test --measured-on "..." --out MODEL_DIR
+
+The shipped ones are of the test split by `spooftrace.trainers.corpus_table --without-transmission`: the corpus calls genuine
+speech after a telephone codec spoof, and a page that calls it fake would mislead.
 """
 
 import argparse

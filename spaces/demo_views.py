@@ -44,9 +44,9 @@ def trace_card(result: Trace | Failure | None) -> str:
         return ""
     questions = "".join(_question(task, getattr(result, task)) for task in TASKS)
     return (
-        '<section class="st-card st-trace"><h2>Where it would come from, if it is fake</h2>'
+        '<section class="st-card"><h2>Where it would come from, if it is fake</h2>'
         f'{_heard(result)}{_unknown(result)}<div class="st-questions">{questions}</div>'
-        '<p class="st-quiet">A trace names the known kind of neural codec that fits best, and something always does. '
+        '<p class="st-quiet">A trace names what fits best of what the tracer knows, and something always does. '
         "Read it only where the clip is flagged.</p></section>"
     )
 
@@ -94,7 +94,9 @@ def _short(number: float) -> str:
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def about(names: Mapping[str, Detector], cards: Mapping[str, Path], tracer: Tracer | None) -> str:
+def about(
+    names: Mapping[str, Detector], cards: Mapping[str, Path], tracer: Tracer | None, tracer_cards: Sequence[Path] = ()
+) -> str:
     """
     What the models were trained on and cannot do.
 
@@ -102,10 +104,12 @@ def about(names: Mapping[str, Detector], cards: Mapping[str, Path], tracer: Trac
         names: detectors by the names that they are offered by.
         cards: their model cards, where they are at hand.
         tracer: where there is one.
+        tracer_cards: its model cards, where they are at hand.
     """
     parts = [_about_detector(name, detector, cards.get(name)) for name, detector in names.items()]
     if tracer is not None:
-        parts.append(f"<h3>Source tracing</h3><p>{_about_tracer(tracer)}</p>")
+        limits = "".join(map(_limits, tracer_cards))
+        parts.append(f"<h3>Source tracing</h3><p>{_about_tracer(tracer)}</p>{limits}")
     return (
         f'<section class="st-about"><h2>What it was trained on, and what it cannot do</h2>{"".join(parts)}</section>'
     )
@@ -121,18 +125,22 @@ def _about_tracer(tracer: Tracer) -> str:
     absent = f" It has no class for {' or '.join(missing)}." if missing else ""
     only = "only the score for unknown sources could tell" if tracer.open_set is not None else "it cannot tell"
     return (
-        f"It names the known kind of neural codec that comes closest.{absent} Speech that was made without a neural codec fits "
-        f"no class either: {only}."
+        f"It names the known kind of neural codec that comes closest.{absent} Fake speech that was made "
+        f"without a neural codec has no class either: {only}."
     )
 
 
 def _about_detector(name: str, detector: Detector, card: Path | None) -> str:
     corpora = getattr(detector.model.config, "training_corpora", None) or []
     trained = f"Trained on speech from {', '.join(corpora)}." if corpora else "It does not say what it was trained on."
-    limits = _bullets(_section(card, "What it cannot do")) if card else []
-    items = "".join(f"<li>{_inline(limit)}</li>" for limit in limits)
-    closing = f"<ul>{items}</ul>" if items else "<p>What it cannot do is not stated here; read its model card.</p>"
-    return f"<h3>Detector {escaped(name)}</h3><p>{escaped(trained)}</p>{closing}"
+    limits = (_limits(card) if card else "") or "<p>What it cannot do is not stated here; read its model card.</p>"
+    return f"<h3>Detector {escaped(name)}</h3><p>{escaped(trained)}</p>{limits}"
+
+
+def _limits(card: Path) -> str:
+    """What a model cannot do, as its card says; empty where it does not."""
+    items = "".join(f"<li>{_inline(limit)}</li>" for limit in _bullets(_section(card, "What it cannot do")))
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _section(card: Path, heading: str) -> list[str]:

@@ -95,7 +95,7 @@ def verdict(
         headline = headline.replace("Sounds genuine", "Sounds genuine as a whole")
     parts = _parts(beyond, len(result.windows))
     tone = "fake" if flagged else "none" if leans_fake else "genuine"
-    return Verdict(tone, headline, _detail(result), parts)
+    return Verdict(tone, headline, _detail(result, threshold), parts)
 
 
 def _parts(beyond: Sequence[Window], total: int) -> str:
@@ -109,10 +109,11 @@ def _parts(beyond: Sequence[Window], total: int) -> str:
     )
 
 
-def _detail(result: Detection) -> str:
+def _detail(result: Detection, threshold: Threshold) -> str:
+    fixed = "" if threshold.point else " No rate of false alarms can be chosen for this model."
     if not result.model["calibrated"]:
-        return "Probabilities by the bare score: this model was not calibrated."
-    return "Probabilities hold where genuine and fake clips are equally common."
+        return f"Probabilities by the bare score: this model was not calibrated.{fixed}"
+    return f"Probabilities hold for clips like those of its calibration, as many genuine as fake.{fixed}"
 
 
 def _failure(failure: Failure, max_seconds: float, max_bytes: int) -> str:

@@ -22,8 +22,10 @@ from tiny_sastnet import WINDOW, tiny_sastnet
 gr = pytest.importorskip("gradio")
 
 from spooftrace.audio import AudioError, AudioLimits  # noqa: E402  after the skip
+from spooftrace.checkpoint import default_folder  # noqa: E402
 from spooftrace.cli import main  # noqa: E402
 from spooftrace.detector import Detector  # noqa: E402
+from spooftrace.metrics import eer  # noqa: E402
 from spooftrace.modeling import SASTNetFeatureExtractor  # noqa: E402
 from spooftrace.results import Detection, Failure, SourceAnswer, Trace, UnknownAnswer, Window  # noqa: E402
 from spooftrace.spaces import (  # noqa: E402
@@ -90,6 +92,21 @@ def test_without_measured_scores_no_rate_is_promised():
     threshold = Threshold.for_share(0.01, None, float)
     assert (threshold.probability, threshold.share) == (0.5, None)
     assert "no rate of false alarms" in demo_words.threshold_words(threshold)
+    details = [
+        demo_words.verdict(DETECTION, at, float, 600, 1).detail
+        for at in (threshold, Threshold(0.5, 0.1, POINTS.at(0.1)))
+    ]
+    assert ["No rate of false alarms" in detail for detail in details] == [True, False]
+
+
+def test_the_page_says_all_that_the_cards_say_the_models_cannot_do(visits):
+    offered, models = visits.models.detectors["default"], visits.models
+    page = demo_views.about(
+        {"default": offered.detector}, {"default": offered.card}, models.tracer, models.tracer_cards
+    )
+    sections = [card.read_text().partition("## What it cannot do")[2] for card in (offered.card, *models.tracer_cards)]
+    told = [len(re.findall("^- ", section.partition("\n## ")[0], re.MULTILINE)) for section in sections]
+    assert len(told) == 2 and min(told) > 3 and page.count("<li>") == sum(told)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 2])
@@ -98,11 +115,13 @@ def test_an_impossible_share_is_refused(share):
         POINTS.at(share)
 
 
-def test_the_shipped_points_belong_to_the_shipped_detector():
-    revision = Detector.from_pretrained().model_info["revision"]
-    points = OperatingPoints.find(revision)
+def test_the_shipped_points_are_of_the_shipped_detector_and_of_the_clips_in_its_card():
+    points = OperatingPoints.find(Detector.from_pretrained().model_info["revision"])
     assert points is not None, "measure them anew: python -m spooftrace.spaces.demo_thresholds"
-    assert (len(points.genuine), len(points.fake)) == (251, 260)
+    results = json.loads((default_folder("default") / "results.json").read_text())
+    reported = results["test"]["eer"]["without transmission coding"]
+    assert (len(points.genuine), len(points.fake)) == (reported["bonafide"], reported["spoof"])
+    assert 100 * eer(points.genuine, points.fake).eer == pytest.approx(reported["eer"], abs=0.01)
     assert OperatingPoints.find("sha256:other") is None
 
 

@@ -155,6 +155,40 @@ def test_two_detectors_side_by_side(browser, server, shots, size):
     page.close()
 
 
+def test_an_answer_is_shown_only_for_what_is_chosen_when_it_arrives(visitor):
+    page = visitor.page
+    page.get_by_role("tab", name="Compare two").click()
+    tab = page.locator("#st-compare")
+    tab.locator("input[type=file]").last.set_input_files(EXAMPLE)  # and none for A
+    tab.get_by_label("Clear").first.wait_for()
+    compare = page.get_by_role("button", name="Compare", exact=True)
+    compare.click()
+    tab.locator(".st-window").first.click()
+    sync_api.expect(tab.locator(".st-player").first).to_be_visible()
+
+    limit = tab.locator(".st-limit")
+    before, held = limit.inner_text(), []
+    page.route("**/queue/join*", lambda asked: asked.continue_() if held else held.append(asked))
+    with page.expect_request("**/queue/join*"):
+        compare.click()
+    tab.get_by_role("slider", name="Of 100 genuine clips").first.press("End")
+    sync_api.expect(limit).not_to_have_text(before)
+    after = limit.inner_text()
+    with page.expect_request("**/queue/join*"):  # judged once more, by the share that is chosen now
+        held[0].continue_()
+    page.wait_for_timeout(500)
+    sync_api.expect(limit).to_have_text(after)
+
+    held.clear()
+    with page.expect_request("**/queue/join*"):
+        compare.click()
+    tab.get_by_label("Clear").first.click()
+    with page.expect_request("**/queue/join*"):
+        held[0].continue_()
+    page.wait_for_timeout(500)
+    assert tab.locator(".st-card").count() == 0
+
+
 def test_everything_works_by_keyboard(visitor):
     page = visitor.page
     page.get_by_role("button", name="Try an example").press("Enter")
