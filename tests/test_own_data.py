@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from corpus_trees import write_clip
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spooftrace.data_scripts import CorpusNotFoundError, ProtocolError, get_corpus, load_corpus
@@ -275,6 +275,7 @@ _SCRAPS = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None)
+@example(b"{}")
 @given(st.one_of(st.lists(_SCRAPS, max_size=30).map("".join).map(str.encode), st.binary(max_size=40)))
 def test_whatever_is_in_a_table_it_is_read_or_refused(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("any")

@@ -172,9 +172,9 @@ class _Table:
 
     def _check_columns(self) -> None:
         columns = self.table.columns
-        if not columns:
+        if not columns and not self.table.records:
             return
-        there = f"it has {', '.join(map(repr, columns))}"
+        there = f"it has {', '.join(map(repr, columns)) or 'none'}"
         if self.audio is None and (self.options.require_audio or "utterance_id" not in columns):
             self.problems.add(0, f"no column 'audio' with the path of each clip: name it so; {there}")
         if self.options.require_labels and "label" not in columns:
