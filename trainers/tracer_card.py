@@ -10,6 +10,8 @@ from spooftrace.trainers.tracer_corpus import SYSTEM_FOLDS
 from spooftrace.trainers.tracer_measures import MEASURES, ROUNDS
 
 
+QUESTIONS = {"vq": "the quantiser", "aux": "the auxiliary objective", "dec": "the decoder"}
+
 CARD = """\
 ---
 license: apache-2.0
@@ -319,7 +321,7 @@ def card(model: Path) -> str:
     config, extractor, record, found = (json.loads((model / f"{n}.json").read_text(encoding="utf-8")) for n in names)
     labels = {task: config["task_labels"][task] for task in config["tasks"]}
     new = found.get("held_out_pages", {}).get("together") or found["closed_set"].get("unlicensed pages", {})
-    scores = ", ".join(f"{task} {percent(values['macro_f1'])}" for task, values in new.items())
+    scores = ", ".join(f"{percent(values['macro_f1'])} for {QUESTIONS[task]}" for task, values in new.items())
     return CARD.format(
         size=round((model / "model.safetensors").stat().st_size / 1e6, 1),
         labels="\n".join(f"| `{task}` | {', '.join(names)} |" for task, names in labels.items()),
@@ -338,7 +340,7 @@ def card(model: Path) -> str:
         open_set=open_set_text(found["open_set"]),
         verdict=verdict(found["open_set"]),
         commands=report_commands(found),
-        new_codecs=f"on pages that it was not trained on its macro F1 was {scores}"
+        new_codecs=f"on pages that it was not trained on it reaches, of 100 (macro F1), {scores}"
         if scores
         else "what that is worth was not measured",
     )
